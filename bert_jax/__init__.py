@@ -1,0 +1,1 @@
+"""Text: BERT, its tokenisers, its data and its objectives."""

@@ -1,0 +1,80 @@
+"""BERT, exactly as Devlin et al. 2018 (https://arxiv.org/abs/1810.04805), from the blocks of core_jax.
+
+Axes: B batch, T positions, P predicted positions, D width, V vocabulary.
+"""
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from bert_jax.config import BertConfig
+from core_jax.embeddings import TextEmbeddings
+from core_jax.heads import Classifier, Pooler, TokenPredictionHead, gather_positions
+from core_jax.transformer import Stack
+
+Tokens = Int[Array, "B T"]
+
+
+class Bert(nn.Module):
+    """Embeddings, encoder and pooler."""
+
+    config: BertConfig
+
+    def setup(self):
+        """Makes the parts."""
+        config = self.config
+        self.embeddings = TextEmbeddings(config, config.vocab_size, config.maximum_positions, config.type_vocab_size)
+        self.encoder = Stack(config)
+        self.pooler = Pooler(config)
+
+    def __call__(
+        self, tokens: Tokens, segments: Tokens, types: Tokens, positions: Tokens | None = None, *, train: bool = False
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
+        """Reads sequences.
+
+        Args:
+          tokens: ids of pieces.
+          segments: tokens attend to those with the same number; padding has 0.
+          types: 0 in the first sentence of a pair, 1 in the second.
+          positions: places in the position table; by default 0, 1, ..., T - 1.
+          train: whether dropout is on (it needs the "dropout" randomness).
+        Returns:
+          The hidden states of the last layer, and the pooled state of the first position.
+        """
+        hidden = self.embeddings(tokens, types, positions, train=train)
+        hidden = self.encoder(hidden, segments, train=train)
+        return hidden, self.pooler(hidden)
+
+    def decode(self, hidden: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
+        """The product with every token's embedding."""
+        return self.embeddings.token.attend(hidden)
+
+
+class BertForPretraining(nn.Module):
+    """BERT with the heads of masked language modelling and next sentence prediction."""
+
+    config: BertConfig
+
+    def setup(self):
+        """Makes the parts."""
+        self.bert = Bert(self.config)
+        self.token_prediction = TokenPredictionHead(self.config, self.config.vocab_size)
+        self.next_sentence_classifier = Classifier(self.config, 2)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        segments: Tokens,
+        types: Tokens,
+        mlm_positions: Int[Array, "B P"],
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B P V"], Float[Array, "B 2"]]:
+        """Logits of the pieces at `mlm_positions` (nowhere else are they computed), and of next (0) or random (1).
+
+        Args:
+          tokens, segments, types, train: as for `Bert`.
+          mlm_positions: positions to predict.
+        """
+        hidden, pooled = self.bert(tokens, segments, types, train=train)
+        mlm_logits = self.token_prediction(gather_positions(hidden, mlm_positions), self.bert.decode)
+        return mlm_logits, self.next_sentence_classifier(pooled)

@@ -1,0 +1,1 @@
+"""What the model families share: Transformer, losses, optimizers, sharding, data, checkpoints, the training loop."""

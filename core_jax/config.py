@@ -1,0 +1,159 @@
+"""Frozen configuration: every run is described by these dataclasses, refused early if they make no sense.
+
+The comment beside a field is its `--help` text.
+"""
+
+import dataclasses
+import json
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from core_jax.errors import UserError
+
+Config = TypeVar("Config")
+ELASTIC = {"elastic": True}  # metadata of fields that may change when a run goes on: they do not change what is learnt
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises UserError with `message` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """One stack of Transformer blocks."""
+
+    width: int  # size of the hidden states
+    depth: int  # number of layers
+    heads: int  # attention heads; each is width / heads wide
+    mlp_width: int  # size of the hidden layer of each MLP
+    norm: Literal["pre", "post"]  # side of a residual branch on which LayerNorm sits: BERT "post", ViT and GPT "pre"
+    norm_epsilon: float  # added to the variance in LayerNorm
+    gelu: Literal["erf", "tanh"]  # exact GELU, or its tanh approximation
+    dropout: float = 0.1  # probability of dropping a unit of the embeddings and of each branch's output
+    attention_dropout: float = 0.1  # probability of dropping an attention weight
+    initializer_range: float = 0.02  # standard deviation of the truncated normal that weights start from
+    scan_layers: bool = False  # one compiled layer run `depth` times: compiles faster, parameters are stacked
+    # what the backward pass computes again instead of keeping: nothing, all but matrix products, or everything
+    remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=ELASTIC)
+    # attention implementation; "auto" picks the fastest that the device and the options allow
+    attention: Literal["auto", "reference", "xla"] = dataclasses.field(default="auto", metadata=ELASTIC)
+    # type of computation, parameters stay float32; "auto": bfloat16 on TPU and GPU, float32 on CPU
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self):
+        for name in ("width", "depth", "heads", "mlp_width"):
+            require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
+        for name in ("dropout", "attention_dropout"):
+            rate = getattr(self, name)
+            require(0 <= rate < 1, f"--{name}={rate}: expected a probability, at least 0 and below 1")
+        require(
+            self.width % self.heads == 0,
+            f"--width={self.width} does not divide into --heads={self.heads}: "
+            f"use a number of heads that divides {self.width}, such as {nearest_divisor(self.width, self.heads)}",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW or LAMB, with a learning rate that warms up and decays."""
+
+    optimizer: Literal["adamw", "lamb"] = "adamw"  # LAMB scales each layer's step, for very large batches
+    learning_rate: float = 1e-4  # the highest, reached at the end of the warm-up
+    warmup_steps: int = 10_000  # steps over which the learning rate rises from 0
+    # shape after the warm-up; "wsd" is constant, then linear over the last `decay_fraction` of the steps
+    schedule: Literal["linear", "cosine", "constant", "inverse_sqrt", "wsd"] = "linear"
+    final_fraction: float = 0.0  # share of --learning_rate that is left at the last step
+    decay_fraction: float = 0.2  # share of the steps in which "wsd" decays
+    weight_decay: float = 0.01  # not on biases and LayerNorm; multiplied by the learning rate
+    beta1: float = 0.9  # decay of Adam's first moment
+    beta2: float = 0.999  # decay of Adam's second moment
+    epsilon: float = 1e-6  # added to the root of the second moment
+    bias_correction: bool = True  # False: Adam as in the original BERT
+    clip_norm: float = 1.0  # largest norm of the whole gradient, measured after the all-reduce; 0 turns it off
+
+    def __post_init__(self):
+        require(self.learning_rate >= 0, f"--learning_rate={self.learning_rate}: expected 0 or more")
+        require(self.warmup_steps >= 0, f"--warmup_steps={self.warmup_steps}: expected 0 or more")
+        require(self.clip_norm >= 0, f"--clip_norm={self.clip_norm}: expected 0 (off) or more")
+        for name in ("final_fraction", "decay_fraction"):
+            require(0 <= getattr(self, name) <= 1, f"--{name}={getattr(self, name)}: expected a share, 0 to 1")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, f"--{name}={getattr(self, name)}: expected at least 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long, on what devices, and what is kept."""
+
+    steps: int = dataclasses.field(default=1_000_000, metadata=ELASTIC)  # optimizer steps in all
+    global_batch_size: int = 256  # examples a step, over all devices and hosts
+    # parts that each batch is computed in, one after another: the same result in less memory
+    accumulation_steps: int = dataclasses.field(default=1, metadata=ELASTIC)
+    seed: int = 0  # everything random follows from it
+    # devices by axis: data (replicas), fsdp (batch and parameters), tensor (heads, MLP width, vocabulary); -1: the rest
+    mesh: str = dataclasses.field(default="data:-1", metadata=ELASTIC)
+    # work folder: everything that the run leaves; by default runs/PRESET
+    workdir: str = dataclasses.field(default="", metadata=ELASTIC)
+    log_every: int = dataclasses.field(default=100, metadata=ELASTIC)  # steps between lines of metrics.jsonl
+    evaluate_every: int = dataclasses.field(default=10_000, metadata=ELASTIC)  # steps between held-out scores; 0: end
+    checkpoint_every: int = dataclasses.field(default=1_000, metadata=ELASTIC)  # steps between checkpoints; 0: end
+    keep_checkpoints: int = dataclasses.field(default=3, metadata=ELASTIC)  # how many of the newest stay
+
+    def __post_init__(self):
+        for name in ("steps", "global_batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
+            require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
+        for name in ("evaluate_every", "checkpoint_every"):
+            require(getattr(self, name) >= 0, f"--{name}={getattr(self, name)}: expected 0 (only at the end) or more")
+        require(0 <= self.seed < 2**31, f"--seed={self.seed}: expected a whole number from 0 to {2**31 - 1}")
+        require(
+            self.global_batch_size % self.accumulation_steps == 0,
+            f"--global_batch_size={self.global_batch_size} does not divide into "
+            f"--accumulation_steps={self.accumulation_steps}: make the batch a multiple of it",
+        )
+
+
+def nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of `number` that is closest to `wanted`."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
+
+
+def to_json(config: Any) -> str:
+    """A config (dataclass of dataclasses) as text that `from_json` reads back to an equal object."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(kind: type[Config], text: str) -> Config:
+    """Reads what `to_json` wrote.
+
+    Args:
+      kind: the dataclass to build.
+      text: JSON of its fields.
+    Returns:
+      The config, checked by its own `__post_init__`.
+    Raises:
+      UserError: the text holds fields that `kind` does not have.
+    """
+    return _build(kind, json.loads(text))
+
+
+def _build(kind, fields):
+    hints = get_type_hints(kind)
+    unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)})
+    require(not unknown, f"config.json has fields that {kind.__name__} does not know: {', '.join(unknown)}")
+    nested = {
+        name: _build(hints[name], value) for name, value in fields.items() if dataclasses.is_dataclass(hints[name])
+    }
+    return kind(**fields | nested)
+
+
+def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
+    """The fields, other than elastic ones, in which two configs of one kind differ: {name: (ours, theirs)}."""
+    found = {}
+    for field in dataclasses.fields(ours):
+        pair = getattr(ours, field.name), getattr(theirs, field.name)
+        if dataclasses.is_dataclass(pair[0]):
+            found |= differences(*pair)
+        elif pair[0] != pair[1] and not field.metadata.get("elastic"):
+            found[field.name] = pair
+    return found

@@ -1,0 +1,116 @@
+"""From examples to global batches: which example stands where is a function of (seed, step) alone.
+
+An example is drawn by (epoch, index), so a checkpoint needs one integer, the step, and a run goes on in the same order
+on any number of hosts.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from core_jax.errors import UserError
+from core_jax.sharding import global_batch
+
+
+class Examples(Protocol):
+    """Examples at random access, each a pure function of (epoch, index)."""
+
+    def __len__(self) -> int:
+        """How many there are in one epoch."""
+        ...
+
+    def example(self, epoch: int, index: int) -> dict[str, Any]:
+        """A tree of arrays of fixed shapes, with a dict of loss weights under "weights"."""
+        ...
+
+
+class Order:
+    """Position in the stream -> (epoch, index): every epoch holds each example once, in an order of its own."""
+
+    def __init__(self, length: int, seed: int):
+        # Grain reshuffles epoch e with seed + e: hashed first, or seed 0's second epoch would be seed 1's first.
+        hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._length = length
+        self._shuffled = grain.MapDataset.range(length).shuffle(seed=hashed)
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        """The epoch and the index of the example at this position."""
+        return position // self._length, int(self._shuffled[position])
+
+
+def check_batch(examples: Examples, batch_size: int) -> None:
+    """Raises UserError where there are fewer examples than one batch holds."""
+    if len(examples) < batch_size:
+        raise UserError(
+            f"the data gives {len(examples)} examples, fewer than --global_batch_size={batch_size}: "
+            f"give more text, or --global_batch_size={max(len(examples) // 2, 1)} or less"
+        )
+
+
+def training_batches(
+    examples: Examples, mesh: Mesh, *, batch_size: int, seed: int, first_step: int, last_step: int
+) -> Iterator[PyTree]:
+    """The batches of steps first_step .. last_step - 1, read ahead in the background.
+
+    Args:
+      examples: to draw from, epoch after epoch.
+      mesh: where the batches go.
+      batch_size: rows of the global batch; this host builds only its own.
+      seed: of the order.
+      first_step: number of steps already taken.
+      last_step: number of steps at which the run ends.
+    Yields:
+      Trees of global arrays, sharded by rows.
+    """
+    order = Order(len(examples), seed)
+    rows = batch_size // jax.process_count()
+    offset = rows * jax.process_index()
+
+    def draw(local_position):
+        step, row = divmod(local_position, rows)
+        return examples.example(*order(step * batch_size + offset + row))
+
+    batches = grain.MapDataset.range(first_step * rows, last_step * rows).map(draw).batch(rows)
+    # Building a batch is mostly Python, which runs one thread at a time: a second thread only bridges reads.
+    reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+    for batch in batches.to_iter_dataset(reading):
+        yield global_batch(batch, mesh)
+
+
+def evaluation_batches(examples: Examples, mesh: Mesh, *, batch_size: int, passes: int = 1) -> Iterator[PyTree]:
+    """Every example of the first `passes` epochs once, in order; what fills up the last batch weighs nothing.
+
+    Args:
+      examples: to score; every draw of (epoch, index) is fixed, so scores can be repeated.
+      mesh: where the batches go.
+      batch_size: rows of the global batch.
+      passes: epochs, each with other randomness in its examples.
+    Yields:
+      Trees of global arrays, sharded by rows.
+    """
+    count = len(examples) * passes
+    rows = batch_size // jax.process_count()
+    offset = rows * jax.process_index()
+
+    def draw(local_position):
+        batch, row = divmod(local_position, rows)
+        position = batch * batch_size + offset + row
+        example = examples.example(*divmod(position % count, len(examples)))
+        return example if position < count else _weightless(example)
+
+    steps = -(-count // batch_size)
+    batches = grain.MapDataset.range(steps * rows).map(draw).batch(rows)
+    for batch in batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)):
+        yield global_batch(batch, mesh)
+
+
+def _weightless(example):
+    return example | {
+        "weights": jax.tree.map(np.zeros_like, example["weights"]),
+        "segments": np.zeros_like(example["segments"]),
+    }

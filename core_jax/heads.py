@@ -1,0 +1,58 @@
+"""What turns hidden states into answers.
+
+Axes: B batch, T positions, P predicted positions, D width, V vocabulary, C classes.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from core_jax.config import TransformerConfig
+from core_jax.transformer import dense, gelu, layer_norm
+
+
+def gather_positions(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
+    """The hidden states at the given positions of each row."""
+    return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
+class Pooler(nn.Module):
+    """The first position through a linear layer and tanh. Source: Devlin et al. 2018."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+        """One vector for the whole row."""
+        return jnp.tanh(dense(self.config, self.config.width, "dense")(hidden[:, 0]))
+
+
+class TokenPredictionHead(nn.Module):
+    """Transform (linear, GELU, LayerNorm), then the tied decoder with a bias of its own. Source: Devlin et al. 2018."""
+
+    config: TransformerConfig
+    vocab_size: int
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "B P D"], decode: Callable[[Float[Array, "B P D"]], Float[Array, "B P V"]]
+    ) -> Float[Array, "B P V"]:
+        """Logits over the vocabulary; `decode` multiplies with the token embeddings."""
+        hidden = gelu(self.config, dense(self.config, self.config.width, "transform")(hidden))
+        logits = decode(layer_norm(self.config, "norm")(hidden))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab_size,))
+        return logits + bias.astype(logits.dtype)
+
+
+class Classifier(nn.Module):
+    """One linear layer."""
+
+    config: TransformerConfig
+    classes: int
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
+        """Logits over the classes."""
+        return dense(self.config, self.classes, "dense")(pooled)

@@ -1,0 +1,171 @@
+"""Which array lives where: a mesh written as text, and one ordered table from parameter path to mesh axes."""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, PyTree
+
+from core_jax.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")  # replicas; batch and parameters; heads, MLP width and vocabulary
+BATCH_AXES = ("data", "fsdp")
+
+# First match wins. A rule names the axes of one layer; scanned layers have one axis more in front.
+# Patterns end in $ and have no ^, so that one row places a parameter and both of Adam's moments.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"token/embedding$", P("tensor", "fsdp")),
+    (r"(position|type)/embedding$", P(None, "fsdp")),
+    (r"attention/(query|key|value)/kernel$", P("fsdp", "tensor", None)),
+    (r"attention/(query|key|value)/bias$", P("tensor", None)),
+    (r"attention/out/kernel$", P("tensor", None, "fsdp")),
+    (r"mlp/up/kernel$", P("fsdp", "tensor")),
+    (r"mlp/up/bias$", P("tensor")),
+    (r"mlp/down/kernel$", P("tensor", "fsdp")),
+    (r"token_prediction/bias$", P("tensor")),
+    (r"classifier/dense/kernel$", P("fsdp", None)),  # too few classes to divide
+    (r"(dense|transform)/kernel$", P("fsdp", "tensor")),
+    (r"", P()),  # LayerNorm, biases of the width, scalars
+)
+
+
+def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh from text such as `data:2,fsdp:4`.
+
+    Args:
+      text: axes and sizes; an axis that is not named has size 1, and one size may be -1: it takes what is left.
+      devices: the devices to use; by default all, of all hosts.
+    Returns:
+      A mesh with all of MESH_AXES, in that order.
+    Raises:
+      UserError: the text cannot be read, or its product is not the number of devices.
+    """
+    count = len(devices) if devices is not None else jax.device_count()
+    sizes = _parse_sizes(text)
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if -1 in sizes.values():
+        if count % known:
+            raise UserError(f"--mesh={text}: {known} does not divide the {count} devices here; {_offer(count)}")
+        sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
+    elif known != count:
+        raise UserError(f"--mesh={text} asks for {known} devices, but there are {count}; {_offer(count)}")
+    shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
+    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+
+
+def _parse_sizes(text):
+    sizes = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\w+):(-1|[1-9]\d*)\s*", part)
+        if not match or match[1] not in MESH_AXES or match[1] in sizes:
+            raise UserError(
+                f"--mesh={text}: cannot read {part!r}; expected AXIS:SIZE, each axis of {', '.join(MESH_AXES)} "
+                "at most once, sizes positive or -1 for the devices that are left, such as --mesh=data:-1"
+            )
+        sizes[match[1]] = int(match[2])
+    if list(sizes.values()).count(-1) > 1:
+        raise UserError(f"--mesh={text}: only one axis may be -1")
+    return sizes
+
+
+def _offer(count):
+    texts = sorted({f"data:{count}", f"fsdp:{count}", f"data:{max(count // 2, 1)},fsdp:-1"})
+    return "these work: " + ", ".join(f"--mesh={text}" for text in texts)
+
+
+def partition_spec(path: str, rank: int) -> P:
+    """The mesh axes of an array, by its path and its number of dimensions."""
+    spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
+    if not spec or len(spec) > rank:  # e.g. the scalar that a masked optimizer leaves in a kernel's place
+        return P()
+    return P(*(None,) * (rank - len(spec)), *spec)
+
+
+def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The NamedSharding of every leaf of a tree of arrays or shapes, in the shape of the tree."""
+
+    def place(path, leaf):
+        return NamedSharding(mesh, partition_spec(path_name(path), len(leaf.shape)))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def path_name(path: Any) -> str:
+    """A key path of a tree as text: `params/encoder/block_0/mlp/up/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def check_mesh(mesh: Mesh, shapes: PyTree, batch_size: int, accumulation_steps: int = 1) -> None:
+    """Refuses a mesh that does not divide the model or the batch, before anything is compiled.
+
+    Args:
+      mesh: from `parse_mesh`.
+      shapes: the abstract state or parameters.
+      batch_size: examples of the global batch.
+      accumulation_steps: parts that the batch is computed in.
+    Raises:
+      UserError: names the number that fails and offers meshes of as many devices that work.
+    """
+    sizes = dict(mesh.shape)
+    problem = _first_problem(sizes, shapes, batch_size, accumulation_steps)
+    if problem is None:
+        return
+    count = math.prod(sizes.values())
+    candidates = (shape for shape in itertools.product(range(1, count + 1), repeat=3) if math.prod(shape) == count)
+    working = [
+        "--mesh=" + ",".join(f"{axis}:{size}" for axis, size in zip(MESH_AXES, shape, strict=True) if size > 1)
+        for shape in (candidates if count <= 64 else _coarse_shapes(count))
+        if _first_problem(dict(zip(MESH_AXES, shape, strict=True)), shapes, batch_size, accumulation_steps) is None
+    ]
+    offer = "these work: " + ", ".join(working[:6]) if working else "change --global_batch_size to a multiple of it"
+    given = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
+    raise UserError(f"--mesh={given}: {problem}; {offer}")
+
+
+def _coarse_shapes(count):
+    powers = [2**i for i in range(count.bit_length())]
+    return ((count // (f * t), f, t) for f in powers for t in powers if count % (f * t) == 0)
+
+
+def _first_problem(sizes, shapes, batch_size, accumulation_steps):
+    replicas = sizes["data"] * sizes["fsdp"] * accumulation_steps
+    if batch_size % replicas:
+        parts = " x ".join(f"{axis}:{sizes[axis]}" for axis in BATCH_AXES)
+        parts += f" x {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
+        return f"--global_batch_size={batch_size} does not divide into {parts} = {replicas} parts"
+    for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]:
+        for size, axis in zip(leaf.shape, partition_spec(path_name(path), len(leaf.shape)), strict=False):
+            if axis is not None and size % sizes[axis]:
+                return f"{path_name(path)} {tuple(leaf.shape)}: {size} does not divide by {axis}:{sizes[axis]}"
+    return None
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Where a batch lives: rows over the data and fsdp axes."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def global_batch(local: PyTree[np.ndarray], mesh: Mesh) -> PyTree[Array]:
+    """Joins every host's rows to one global array, without moving them between hosts.
+
+    Args:
+      local: this host's rows; hosts hold equal numbers, in the order of their process index.
+      mesh: of all devices.
+    Returns:
+      Arrays whose rows are those of all hosts.
+    """
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
+
+
+def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+    """Pins an activation to mesh axes; without a mesh in context (`jax.set_mesh`) nothing happens."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(*axes))

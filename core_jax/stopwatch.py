@@ -1,0 +1,56 @@
+"""Where the time of a run went."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jaxtyping import Array, PyTree
+
+REASONS = ("compile", "data_wait", "checkpoint", "evaluation")
+
+
+class Stopwatch:
+    """Adds up the seconds in which the devices had no step to compute, by reason.
+
+    A wait for data counts only if no step was still running when the data came: otherwise the devices were busy. What
+    counts is the whole wait, so the share is an upper bound.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self._start = self._lap = clock()
+        self.seconds: dict[str, float] = dict.fromkeys(REASONS, 0.0)
+
+    def next_batch(self, batches: Iterator[Any], running: PyTree[Array] | None) -> Any:
+        """The next batch; the time until it came is a wait unless the step `running` still runs when it is there."""
+        start = self._clock()
+        batch = next(batches)
+        if running is None or all(leaf.is_ready() for leaf in jax.tree.leaves(running)):
+            self.seconds["data_wait"] += self._clock() - start
+        return batch
+
+    @contextlib.contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Counts what happens inside under `name`, and leaves it out of the current lap."""
+        start = self._clock()
+        yield
+        spent = self._clock() - start
+        self.seconds[name] += spent
+        self._lap += spent
+
+    def lap(self) -> float:
+        """Seconds since the last lap, spans left out; at least a microsecond."""
+        now = self._clock()
+        seconds, self._lap = now - self._lap, now
+        return max(seconds, 1e-6)
+
+    def total(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    def shares(self) -> dict[str, float]:
+        """Each reason's share of all the time since the start: {"data_wait_share": 0.01, ...}."""
+        total = max(self.total(), 1e-6)
+        return {f"{reason}_share": seconds / total for reason, seconds in self.seconds.items()}

@@ -1,0 +1,155 @@
+"""The Transformer block and the stack of them, once for every family.
+
+Axes: B batch, T positions, D width, H heads, K width of a head, F width of the MLP.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from core_jax.attention import attend
+from core_jax.config import TransformerConfig
+from core_jax.sharding import BATCH_AXES, constrain
+
+Hidden = Float[Array, "B T D"]
+Segments = Int[Array, "B T"]
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def compute_dtype(config: TransformerConfig) -> jnp.dtype:
+    """The type of computation: as configured, or bfloat16 on accelerators and float32 on CPU."""
+    if config.dtype == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return jnp.dtype(config.dtype)
+
+
+def initializer(config: TransformerConfig) -> jax.nn.initializers.Initializer:
+    """Normal cut off at two standard deviations and not rescaled, as in the original BERT."""
+    return nn.initializers.truncated_normal(config.initializer_range)
+
+
+def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
+    """LayerNorm with float32 statistics."""
+    return nn.LayerNorm(config.norm_epsilon, dtype=compute_dtype(config), use_fast_variance=False, name=name)
+
+
+def dense(config: TransformerConfig, features: int, name: str) -> nn.Dense:
+    """A linear layer of the model: kernel from `initializer`, bias from zero."""
+    return nn.Dense(features, dtype=compute_dtype(config), kernel_init=initializer(config), name=name)
+
+
+def gelu(config: TransformerConfig, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU, exact or by tanh. Source: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415"""
+    return nn.gelu(x, approximate=config.gelu == "tanh")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Hidden, segments: Segments | None, train: bool) -> Hidden:
+        """Mixes the positions of each segment."""
+        config = self.config
+        project = functools.partial(nn.DenseGeneral, dtype=compute_dtype(config), kernel_init=initializer(config))
+        heads = (config.heads, config.width // config.heads)
+        query, key, value = (project(heads, name=name)(x) for name in ("query", "key", "value"))
+        drops = train and config.attention_dropout > 0
+        mixed = attend(
+            query,
+            key,
+            value,
+            query_segments=segments,
+            key_segments=segments,
+            dropout_rate=config.attention_dropout,
+            dropout_key=self.make_rng("dropout") if drops else None,
+            implementation=config.attention,
+        )
+        return project(config.width, axis=(-2, -1), name="out")(mixed)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Hidden) -> Hidden:
+        """Transforms each position by itself."""
+        hidden = gelu(self.config, dense(self.config, self.config.mlp_width, "up")(x))
+        return dense(self.config, self.config.width, "down")(hidden)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each a residual branch.
+
+    Source: post-norm as in Vaswani et al. 2017 and Devlin et al. 2018; pre-norm as in Dosovitskiy et al. 2020.
+    """
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Hidden, segments: Segments | None, train: bool) -> Hidden:
+        """One layer; shapes stay as they are."""
+        config = self.config
+        drop = nn.Dropout(config.dropout, deterministic=not train)
+        attention, mlp = Attention(config, name="attention"), Mlp(config, name="mlp")
+
+        def residual(x, branch, norm):
+            x = x + drop(branch(norm(x))) if config.norm == "pre" else norm(x + drop(branch(x)))
+            return constrain(x, BATCH_AXES, None, None)
+
+        x = residual(x, lambda y: attention(y, segments, train), layer_norm(config, "attention_norm"))
+        return residual(x, mlp, layer_norm(config, "mlp_norm"))
+
+
+class Stack(nn.Module):
+    """`depth` blocks, unrolled (`block_0`, `block_1`, ...) or scanned (`blocks`, parameters stacked on axis 0)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Hidden, segments: Segments | None = None, *, train: bool = False) -> Hidden:
+        """Runs all blocks; with pre-norm a last LayerNorm follows."""
+        config = self.config
+        block = Block
+        if config.remat != "none":
+            # inside a scan nothing can be merged across layers anyway, and the barriers would only cost
+            block = nn.remat(
+                Block, static_argnums=(3,), policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers
+            )
+        if config.scan_layers:
+            layers = nn.scan(
+                lambda block, x, _: (block(x, segments, train), None),
+                variable_axes={"params": 0, "intermediates": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=config.depth,
+            )
+            x, _ = layers(block(config, name="blocks"), x, None)
+        else:
+            for i in range(config.depth):
+                x = block(config, name=f"block_{i}")(x, segments, train)
+        return layer_norm(config, "final_norm")(x) if config.norm == "pre" else x
+
+
+def stack_layers(stack: dict) -> dict:
+    """Parameters of an unrolled Stack -> those of a scanned one: `block_0`, `block_1`, ... become `blocks`."""
+    depth = sum(name.startswith("block_") for name in stack)
+    layers = [stack[f"block_{i}"] for i in range(depth)]
+    rest = {name: value for name, value in stack.items() if not name.startswith("block_")}
+    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+
+def unstack_layers(stack: dict) -> dict:
+    """Parameters of a scanned Stack -> those of an unrolled one; the inverse of `stack_layers`."""
+    depth = jax.tree.leaves(stack["blocks"])[0].shape[0]
+    rest = {name: value for name, value in stack.items() if name != "blocks"}
+    return rest | {f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stack["blocks"]) for i in range(depth)}

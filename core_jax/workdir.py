@@ -1,0 +1,165 @@
+"""The work folder: everything that a run leaves, written so that a killed run leaves nothing half-written."""
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from typing import Any, TypeVar
+
+import jax
+from etils import epath
+from tensorboardX import SummaryWriter
+
+from core_jax.config import differences, from_json, to_json
+from core_jax.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def write_atomically(path: epath.PathLike, text: str) -> None:
+    """Writes a file under another name and renames it: readers see the old text or the new one, never a part."""
+    path = epath.Path(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_config(workdir: epath.PathLike, kind: type[Config]) -> Config:
+    """The configuration that a run was started with.
+
+    Raises:
+      UserError: the folder holds no run, or its config.json cannot be read.
+    """
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
+    try:
+        return from_json(kind, path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
+
+
+def claim_workdir(workdir: epath.PathLike, config: Any) -> None:
+    """Makes a work folder, or finds that it holds a run of the same configuration; nothing in it is changed.
+
+    Args:
+      workdir: the folder.
+      config: of this run; elastic fields may differ from those of the run in the folder.
+    Raises:
+      UserError: the folder cannot be written, is in use, holds something else, or a run of another configuration.
+    """
+    workdir = epath.Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; expected a folder, or the name of one to make")
+    if (workdir / "config.json").exists():
+        changed = differences(config, read_config(workdir, type(config)))
+        if changed:
+            lines = [f"  --{name}: {theirs!r} there, {ours!r} now" for name, (ours, theirs) in changed.items()]
+            raise UserError(
+                f"--workdir={workdir} holds a run of another configuration:\n"
+                + "\n".join(lines)
+                + "\ntype the same flags to go on with it, or choose another --workdir"
+            )
+    elif workdir.exists() and any(path.name != ".lock" for path in workdir.iterdir()):
+        raise UserError(f"--workdir={workdir} is not empty and holds no run; choose a new or an empty folder")
+    if jax.process_index() == 0:
+        _prove_writable(workdir)
+
+
+def _prove_writable(workdir):
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe.{uuid.uuid4().hex}"
+        probe.write_text("probe")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
+
+
+def check_space(workdir: epath.PathLike, needed: int) -> None:
+    """Raises UserError where a local disk has fewer than `needed` bytes left."""
+    if "://" in str(workdir):
+        return
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise UserError(
+            f"--workdir={workdir}: the disk has {free / 1e6:,.0f} MB left, but checkpoints of this run need "
+            f"{needed / 1e6:,.0f} MB: free some, choose another --workdir or fewer --keep_checkpoints"
+        )
+
+
+def lock(workdir: epath.PathLike) -> Any:
+    """Keeps a second process from training in the same local folder, for as long as the result lives.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    if "://" in str(workdir) or jax.process_index() != 0:
+        return None
+    file = open(os.path.join(workdir, ".lock"), "w")  # noqa: SIM115 - held open on purpose
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(f"--workdir={workdir} is in use by another process: wait for it, or choose another") from error
+    return file
+
+
+def save_config(workdir: epath.PathLike, config: Any) -> None:
+    """Writes config.json, complete and re-loadable."""
+    if jax.process_index() == 0:
+        write_atomically(epath.Path(workdir) / "config.json", to_json(config) + "\n")
+
+
+class Recorder:
+    """metrics.jsonl and TensorBoard, written by the first process."""
+
+    def __init__(self, workdir: epath.PathLike, first_step: int):
+        """Opens the records of a run that goes on from `first_step`: lines of later steps will be written again.
+
+        Args:
+          workdir: the work folder.
+          first_step: number of steps already taken.
+        """
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._path = epath.Path(workdir) / "metrics.jsonl"
+        self._lines = [line for line in self._read() if json.loads(line)["step"] <= first_step]
+        self._rewrite()
+        self._board = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=first_step + 1)
+
+    def _read(self):
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text().split("\n")
+        return [line for line in lines[:-1] if line]  # what follows the last line end was cut off by a kill
+
+    def _rewrite(self):
+        write_atomically(self._path, "".join(f"{line}\n" for line in self._lines))
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Adds one line and as many TensorBoard scalars.
+
+        Args:
+          step: number of steps taken.
+          split: `train` or `held_out`.
+          values: by name.
+        """
+        if not self._active:
+            return
+        line = json.dumps({"step": step, "split": split} | values)
+        self._lines.append(line)
+        if "://" in str(self._path):
+            self._rewrite()  # object stores cannot append
+        else:
+            with open(self._path, "a") as file:
+                file.write(line + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._active:
+            self._board.close()
