@@ -115,9 +115,7 @@ def restore_params(
     Raises:
       UserError: there is no checkpoint, its parameters have other shapes, or none can be read.
     """
-    steps = saved_steps(directory)
-    if not steps:
-        raise UserError(f"{directory} holds no checkpoint: train first, or give the --workdir of a run that did")
+    steps = check_saved(directory)
     for step in reversed(steps):
         path = epath.Path(directory) / str(step)
         try:
@@ -129,6 +127,14 @@ def restore_params(
         except Exception as error:  # whatever a damaged file provokes in the reader
             report(f"checkpoint {step} is damaged ({_first_line(error)}): using the one before")
     raise UserError(f"none of the checkpoints in {directory} can be read: {', '.join(map(str, steps))}")
+
+
+def check_saved(directory: epath.PathLike) -> list[int]:
+    """The steps of a folder's complete checkpoints, oldest first; raises UserError where there is none."""
+    steps = saved_steps(directory)
+    if not steps:
+        raise UserError(f"{directory} holds no checkpoint: train first, or give the --workdir of a run that did")
+    return steps
 
 
 def saved_steps(directory: epath.PathLike) -> list[int]:

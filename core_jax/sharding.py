@@ -96,6 +96,15 @@ def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def with_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
+    """A tree of shapes -> the same tree, each leaf knowing where it lives."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        tree_shardings(shapes, mesh),
+    )
+
+
 def path_name(path: Any) -> str:
     """A key path of a tree as text: `params/encoder/block_0/mlp/up/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,10 +1,12 @@
 """The work folder: everything that a run leaves, written so that a killed run leaves nothing half-written."""
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -89,21 +91,24 @@ def check_space(workdir: epath.PathLike, needed: int) -> None:
         )
 
 
-def lock(workdir: epath.PathLike) -> Any:
-    """Keeps a second process from training in the same local folder, for as long as the result lives.
+@contextlib.contextmanager
+def lock(workdir: epath.PathLike) -> Iterator[None]:
+    """Keeps a second process from training in the same local folder.
 
     Raises:
       UserError: another process holds it.
     """
     if "://" in str(workdir) or jax.process_index() != 0:
-        return None
-    file = open(os.path.join(workdir, ".lock"), "w")  # noqa: SIM115 - held open on purpose
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise UserError(f"--workdir={workdir} is in use by another process: wait for it, or choose another") from error
-    return file
+        yield
+        return
+    with open(os.path.join(workdir, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--workdir={workdir} is in use by another process: wait for it, or choose another"
+            ) from error
+        yield
 
 
 def save_config(workdir: epath.PathLike, config: Any) -> None:

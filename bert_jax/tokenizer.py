@@ -1,0 +1,292 @@
+"""Text to token ids and back, behind one interface: WordPiece as in BERT, or SentencePiece."""
+
+import abc
+import itertools
+import json
+import re
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+import sentencepiece
+import tokenizers
+from etils import epath
+from jaxtyping import Bool, Int32
+
+from core_jax.errors import UserError
+
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids in the vocabularies trained here: 0 to 4
+ALIASES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>"}
+UNUSED_PIECE = re.compile(r"\[unused\d+\]")
+SPECIAL_IN_TEXT = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
+
+
+class Tokenizer(abc.ABC):
+    """A fixed vocabulary and the way to cut text into its pieces.
+
+    Attributes:
+      vocab_size: number of ids.
+      pad_id, unknown_id, cls_id, sep_id, mask_id: ids of the special pieces.
+      ordinary_ids: ids that a random replacement may draw: no special, control, byte or unused pieces.
+      continues_word: for each id, whether its piece goes on with the word of the piece before it.
+    """
+
+    def __init__(self, pieces: Sequence[str], ordinary: Bool[np.ndarray, " V"], continues_word: Bool[np.ndarray, " V"]):
+        ids = {piece: index for index, piece in enumerate(pieces)}
+        found = {name: ids.get(name, ids.get(ALIASES[name], -1)) for name in SPECIAL_PIECES}
+        missing = [name for name, index in found.items() if index < 0]
+        if missing:
+            raise UserError(
+                f"the vocabulary of {len(pieces)} pieces lacks {', '.join(missing)}; expected all of "
+                f"{', '.join(SPECIAL_PIECES)}. Choose a vocabulary made for BERT, or let one be trained"
+            )
+        self.vocab_size = len(pieces)
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = found.values()
+        self._pieces, self._special_ids = list(pieces), found
+        is_special = np.zeros(len(pieces), bool)
+        is_special[list(found.values())] = True
+        unused = np.array([bool(UNUSED_PIECE.fullmatch(piece)) for piece in pieces])
+        self.ordinary_ids: Int32[np.ndarray, " N"] = np.flatnonzero(ordinary & ~is_special & ~unused).astype(np.int32)
+        self.continues_word: Bool[np.ndarray, " V"] = continues_word & ~is_special
+        # True of a few foreign vocabularies, in which text can spell a special piece.
+        special = set(found.values()) - {self.unknown_id}
+        self._text_spells_special = any(special.intersection(ids) for ids in self._encode(list(found)))
+
+    @abc.abstractmethod
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without added special tokens."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for, special tokens as `[MASK]` and so on."""
+
+    @abc.abstractmethod
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes the files that `load_tokenizer` reads back, each atomically.
+
+        Args:
+          directory: folder to write into, made where missing.
+        """
+
+    def encode(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
+        """Cuts texts into pieces, in parallel over the texts.
+
+        Args:
+          texts: any text; no special tokens are added to it.
+          allow_special: whether a literal "[MASK]" in a text (or another special piece) means that token. In a corpus
+            it is text like any other.
+        Returns:
+          Token ids of each text.
+        """
+        if allow_special:
+            return [self._encode_with_special(text) for text in texts]
+        encoded = self._encode(texts)
+        if self._text_spells_special:
+            special = set(self._special_ids.values())
+            encoded = [[self.unknown_id if index in special else index for index in ids] for ids in encoded]
+        return encoded
+
+    def _encode_with_special(self, text: str) -> list[int]:
+        parts = SPECIAL_IN_TEXT.split(text)  # special pieces are at the odd places
+        encoded = self.encode(parts)
+        return [
+            index
+            for place, (part, ids) in enumerate(zip(parts, encoded, strict=True))
+            for index in ([self._special_ids[part]] if place % 2 else ids)
+        ]
+
+    def piece(self, index: int) -> str:
+        """The piece that an id stands for.
+
+        Args:
+          index: a token id.
+        """
+        return self._pieces[index]
+
+
+class WordPiece(Tokenizer):
+    """WordPiece after the basic tokenisation of BERT: clean, lower-case, split at spaces, punctuation and Chinese.
+
+    Source: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the implementation is Hugging Face's `tokenizers`.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer):
+        self._tokenizer = tokenizer
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # a literal "[SEP]" in a text is text
+        vocabulary = tokenizer.get_vocab()
+        pieces = [""] * (max(vocabulary.values(), default=-1) + 1)  # ids of a file may have gaps
+        for piece, index in vocabulary.items():
+            pieces[index] = piece
+        added = tokenizer.get_added_tokens_decoder()
+        ordinary = np.array([bool(piece) for piece in pieces], bool)
+        ordinary[[index for index, token in added.items() if token.special]] = False
+        prefix = tokenizer.model.continuing_subword_prefix  # pyright: ignore[reportAttributeAccessIssue]
+        continues = np.array([len(piece) > len(prefix) and piece.startswith(prefix) for piece in pieces], bool)
+        super().__init__(pieces, ordinary, continues)
+
+    @classmethod
+    def from_vocabulary(
+        cls, pieces: Sequence[str], *, lowercase: bool, strip_accents: bool | None = None, split_chinese: bool = True
+    ) -> "WordPiece":
+        """Builds the tokenizer of BERT from its vocabulary.
+
+        Args:
+          pieces: the vocabulary, in the order of ids; pieces that continue a word start with ##.
+          lowercase: whether text is lower-cased first.
+          strip_accents: whether accents are removed; None: where text is lower-cased.
+          split_chinese: whether each Chinese character is a word of its own.
+        Returns:
+          The tokenizer.
+        Raises:
+          UserError: a special piece is missing.
+        """
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        tokenizer = tokenizers.Tokenizer(
+            tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+        )
+        tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
+            lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=split_chinese
+        )
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = tokenizers.decoders.WordPiece()
+        special = [piece for piece in SPECIAL_PIECES if piece in vocabulary]
+        tokenizer.add_special_tokens(special)
+        if len(special) == len(SPECIAL_PIECES):  # for other programs that load the saved file
+            ends = [(piece, vocabulary[piece]) for piece in ("[SEP]", "[CLS]")]
+            tokenizer.post_processor = tokenizers.processors.BertProcessing(*ends)
+        return cls(tokenizer)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for, special tokens included."""
+        return self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=False)
+
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes vocab.txt, tokenizer_config.json and tokenizer.json, which other programs read, too."""
+        folder = epath.Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", False))
+        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase}
+        _write_atomically(folder / "vocab.txt", "".join(piece + "\n" for piece in self._pieces).encode())
+        _write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2).encode())
+        _write_atomically(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True).encode())
+
+
+class SentencePiece(Tokenizer):
+    """SentencePiece: unigram or BPE pieces of raw text, in which ▁ stands for a space.
+
+    Source: Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226.
+    """
+
+    def __init__(self, model: bytes):
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        processor, ids = self._processor, range(self._processor.get_piece_size())
+        kinds = (processor.is_control, processor.is_unknown, processor.is_unused, processor.is_byte)
+        pieces = [processor.id_to_piece(index) for index in ids]
+        not_text = np.array([any(kind(index) for kind in kinds[:3]) for index in ids], bool)
+        is_byte = np.array([processor.is_byte(index) for index in ids], bool)
+        starts = np.array([piece.startswith("▁") for piece in pieces], bool)
+        super().__init__(pieces, ~not_text & ~is_byte, ~not_text & ~starts)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._processor.encode(list(texts))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for, with special tokens as `[MASK]` and so on."""
+        names = {index: name for name, index in self._special_ids.items()}
+        parts = []
+        for name, run in itertools.groupby(map(int, ids), key=names.get):
+            same = list(run)
+            parts += [name] * len(same) if name else [self._processor.decode(same)]
+        return " ".join(parts)
+
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes tokenizer.model."""
+        folder = epath.Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_atomically(folder / "tokenizer.model", self._processor.serialized_model_proto())
+
+
+def load_tokenizer(path: epath.PathLike) -> Tokenizer:
+    """Reads a tokenizer.
+
+    Args:
+      path: a folder (written by `save`, or of a Hugging Face model), or a vocab.txt, tokenizer.json or *.model file.
+    Returns:
+      The tokenizer. From a vocab.txt it lower-cases unless the vocabulary holds capitals or the tokenizer_config.json
+      beside it says otherwise.
+    Raises:
+      UserError: no such file, a file of another kind, or a special piece is missing.
+    """
+    file = epath.Path(path).expanduser()
+    if file.is_dir():
+        file = _file_in(file)
+    if not file.exists():
+        raise UserError(
+            f"no tokenizer at {file}: expected a folder, a vocab.txt, a tokenizer.json or a SentencePiece *.model file"
+        )
+    try:
+        if file.suffix == ".json":
+            return _load_json(file)
+        return SentencePiece(file.read_bytes()) if file.suffix == ".model" else _load_vocabulary(file)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{file} is not a tokenizer file: {error}. Expected one vocabulary piece a line in a vocab.txt, "
+            "the JSON of Hugging Face tokenizers in a tokenizer.json, or a SentencePiece *.model"
+        ) from error
+
+
+def _file_in(folder: epath.Path) -> epath.Path:
+    candidates = [folder / "tokenizer.json", folder / "vocab.txt", *sorted(folder.glob("*.model"))]
+    found = [file for file in candidates if file.exists()]
+    # An ALBERT folder also holds a tokenizer.json, but of another kind than WordPiece; its *.model is what is read.
+    if len(found) > 1 and found[0].suffix == ".json" and _model_type(found[0]) != "WordPiece":
+        found = found[1:]
+    if not found:
+        raise UserError(f"no tokenizer in the folder {folder}: expected a tokenizer.json, vocab.txt or *.model in it")
+    return found[0]
+
+
+def _model_type(file: epath.Path) -> str:
+    content = json.loads(file.read_text())
+    model = content.get("model") if isinstance(content, dict) else None
+    return str(model.get("type")) if isinstance(model, dict) else "none"
+
+
+def _load_json(file: epath.Path) -> WordPiece:
+    if (found := _model_type(file)) != "WordPiece":
+        raise UserError(
+            f"its model is of type {found}; expected WordPiece. Choose a SentencePiece *.model or a vocab.txt"
+        )
+    try:
+        return WordPiece(tokenizers.Tokenizer.from_str(file.read_text()))
+    except UserError:
+        raise
+    except Exception as error:  # the only class that `tokenizers` raises
+        raise ValueError(str(error)) from error
+
+
+def _load_vocabulary(file: epath.Path) -> WordPiece:
+    pieces = file.read_text().rstrip("\n").split("\n")
+    ordinary = (piece for piece in pieces if not (piece in SPECIAL_PIECES or UNUSED_PIECE.fullmatch(piece)))
+    lowercase = not any(character.isupper() for piece in ordinary for character in piece)
+    config_file = file.with_name("tokenizer_config.json")
+    config = json.loads(config_file.read_text()) if config_file.exists() else {}
+    return WordPiece.from_vocabulary(
+        pieces,
+        lowercase=config.get("do_lower_case", lowercase),
+        strip_accents=config.get("strip_accents"),
+        split_chinese=config.get("tokenize_chinese_chars", True),
+    )
+
+
+def _write_atomically(file: epath.Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    temporary.write_bytes(content)
+    temporary.replace(file)

@@ -1,0 +1,168 @@
+"""What a person at a terminal sees: messages, a progress bar, tables, exit codes."""
+
+import contextlib
+import difflib
+import errno
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TypeVar
+
+import jax
+import tyro
+from rich import progress
+from rich.console import Console
+from rich.table import Table
+
+from core_jax.errors import UserError
+from core_jax.train import NonFiniteLossError
+
+USER_ERROR, FAILED = 2, 1  # exit codes
+Config = TypeVar("Config")
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Prints one line, on the first process only."""
+    if jax.process_index() == 0:
+        console.print(message, markup=False)
+
+
+def run_command(main: Callable[[list[str]], int]) -> None:
+    """Runs a command on the arguments of the process and exits: a user's mistake ends in one message and code 2."""
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        errors.print(f"error: {error}", markup=False)
+        code = USER_ERROR
+    except NonFiniteLossError as error:
+        errors.print(f"error: {error}", markup=False)
+        code = FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        errors.print(f"error: the disk is full ({error}): free some and type the same command again", markup=False)
+        code = FAILED
+    sys.exit(code)
+
+
+def parse_preset(arguments: list[str], presets: Mapping[str, Config], default: str, description: str) -> Config:
+    """Reads `[PRESET] --flag=value ...`.
+
+    Args:
+      arguments: of the command line.
+      presets: a configuration by name.
+      default: the name where none is given.
+      description: the first lines of --help.
+    Returns:
+      The preset's configuration with the flags put in.
+    Raises:
+      UserError: no such preset.
+      SystemExit: a flag cannot be read (2), or --help (0).
+    """
+    name, flags = default, arguments
+    if arguments and not arguments[0].startswith("-"):
+        name, flags = arguments[0], arguments[1:]
+    if name not in presets:
+        near = difflib.get_close_matches(name, presets, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"unknown preset {name!r}: {hint}There are {', '.join(presets)}")
+    return parse_flags(type(presets[name]), flags, f"{description}\n\nPRESET: {', '.join(presets)}", presets[name])
+
+
+def parse_flags(kind: type[Config], flags: list[str], description: str, default: Config | None = None) -> Config:
+    """Reads flat `--flag=value` arguments into a dataclass (of dataclasses)."""
+    settings = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+    if default is None:
+        return tyro.cli(kind, args=flags, description=description, config=settings)
+    return tyro.cli(kind, args=flags, description=description, default=default, config=settings)
+
+
+class StopRequest:
+    """Turns SIGTERM and Ctrl-C into a question that the training loop asks after every step."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """True once somebody asked the run to end."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """As shells say it: 143 for SIGTERM, 130 for Ctrl-C."""
+        return 128 + (self.signal or 0)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is not None:  # asked twice: somebody cannot wait
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["StopRequest"]:
+        """Catches the signals while inside."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class StepProgress:
+    """A live bar on a terminal; in a pipe, a plain line for every call of `report`."""
+
+    def __init__(self, first_step: int, last_step: int):
+        self._live = console.is_terminal and jax.process_index() == 0
+        self._last_step = last_step
+        self._bar = progress.Progress(
+            progress.TextColumn("step {task.completed}/{task.total}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("compiling", total=last_step, completed=first_step)
+
+    def __enter__(self) -> "StepProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to a number of steps taken."""
+        if self._live:
+            self._bar.update(self._task, completed=step)
+
+    def report(self, step: int, values: Mapping[str, float], names: Sequence[str]) -> None:
+        """Shows some values of a stretch of training: beside the bar, or as a line."""
+        text = "  ".join(f"{name} {format_value(name, values[name])}" for name in names if name in values)
+        if self._live:
+            self._bar.update(self._task, description=text)
+        else:
+            say(f"step {step}/{self._last_step}  {text}")
+
+
+def format_value(name: str, value: float) -> str:
+    """A number as a person reads it: shares in percent, rates without decimals."""
+    if name.endswith(("accuracy", "share")):
+        return f"{100 * value:.2f} %"
+    return f"{value:,.0f}" if name.endswith("per_second") else f"{value:.4f}"
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a small table, on the first process only."""
+    if jax.process_index() != 0:
+        return
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

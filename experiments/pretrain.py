@@ -1,0 +1,181 @@
+"""Pretrains BERT:   python -m experiments.pretrain [PRESET] --flag=value
+
+Type the same command again and it goes on where it stopped. `--help` lists every flag.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from bert_jax.config import PRESETS, BertPretraining
+from bert_jax.model import BertForPretraining
+from bert_jax.pretraining import (
+    TRAINED_TOKENIZERS,
+    Text,
+    has_text,
+    identity,
+    load_params,
+    make_evaluation,
+    prepare_text,
+    resolve_model,
+)
+from bert_jax.tasks import initial_params, pretraining_loss
+from bert_jax.tokenizer import load_tokenizer
+from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
+from core_jax.data import check_batch, training_batches
+from core_jax.optimizers import make_optimizer, schedule
+from core_jax.sharding import check_mesh, parse_mesh, with_shardings
+from core_jax.sources import check_source
+from core_jax.stopwatch import Stopwatch
+from core_jax.train import Cadence, Hooks, State, abstract_state, compile_step, create_state, fit, make_step
+from core_jax.workdir import Recorder, check_space, claim_workdir, lock, read_config, save_config
+from experiments import results
+from experiments.console import StepProgress, StopRequest, parse_preset, run_command, say
+
+SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second")
+
+
+def main(arguments: list[str]) -> int:
+    """Trains, scores and reports; returns the exit code."""
+    config = parse_preset(arguments, PRESETS, "bert-tiny", "Pretrains BERT on text, and goes on where it stopped.")
+    workdir = config.training.workdir or os.path.join("runs", config.preset)
+    mesh = parse_mesh(config.training.mesh)
+    check(config, workdir, mesh)
+    with lock(workdir), StopRequest().listening() as stopping:
+        if results.is_finished(workdir, config.training.steps):
+            results.show(workdir)
+            say(f"{workdir} is finished: --steps=N with a larger N trains further")
+            return 0
+        save_config(workdir, config)
+        text = prepare_text(config, workdir, say)
+        model = resolve_model(config.model, text.tokenizer)
+        optimizer = make_optimizer(config.optimizer, config.training.steps)
+        return train(Session(config, workdir, mesh, text, model, optimizer, stopping))
+
+
+def check(config: BertPretraining, workdir: str, mesh: Mesh) -> None:
+    """Refuses what cannot work, before any text is read or anything compiled; makes nothing but the work folder.
+
+    Raises:
+      UserError: with what to type instead.
+    """
+    training, text = config.training, config.text
+    shapes = abstract_state(initial_params(BertForPretraining(config.model)), make_optimizer(config.optimizer, 1))
+    if text.tokenizer in TRAINED_TOKENIZERS and not config.init:  # otherwise the vocabulary has a size of its own
+        check_mesh(mesh, shapes, training.global_batch_size, training.accumulation_steps)
+    if text.tokenizer not in TRAINED_TOKENIZERS:
+        load_tokenizer(text.tokenizer)
+    if config.init:
+        read_config(config.init, BertPretraining)
+        check_saved(os.path.join(config.init, "checkpoints"))
+    if not has_text(workdir):
+        check_source(text.data, text_column=text.text_column, split=text.data_split, data_dir=text.data_dir or None)
+    claim_workdir(workdir, config)
+    # One checkpoint more than are kept exists while the newest is written.
+    check_space(workdir, (training.keep_checkpoints + 1) * state_bytes(shapes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What one call of the command works with."""
+
+    config: BertPretraining
+    workdir: str
+    mesh: Mesh
+    text: Text
+    model: BertForPretraining
+    optimizer: optax.GradientTransformation
+    stopping: StopRequest
+
+
+def train(session: Session) -> int:
+    """Trains from the newest checkpoint, or from the start, and scores the result; returns the exit code."""
+    training, stopwatch = session.config.training, Stopwatch()
+    abstract = with_shardings(abstract_state(initial_params(session.model), session.optimizer), session.mesh)
+    check_mesh(session.mesh, abstract, training.global_batch_size, training.accumulation_steps)
+    check_batch(session.text.train, training.global_batch_size)
+    checkpoints = Checkpoints(
+        os.path.join(session.workdir, "checkpoints"),
+        keep=training.keep_checkpoints,
+        identity=identity(session.text.tokenizer),
+        report=say,
+    )
+    state = checkpoints.restore_newest(abstract)
+    if state is None:
+        state = fresh_state(session)
+    say(results.describe_start(session.config, session.text, state.params, int(state.step), session.mesh))
+    recorder = Recorder(session.workdir, int(state.step))
+    evaluation = make_evaluation(session.model, session.text, session.config, session.mesh)
+
+    def evaluate(number: int, state: State) -> dict[str, float] | None:
+        scores = evaluation(state.params, session.stopping)
+        if scores is not None:
+            recorder.write(number, "held_out", scores)
+        return scores
+
+    state = loop(session, state, abstract, stopwatch, recorder, checkpoints, evaluate)
+    checkpoints.close()
+    with stopwatch.span("evaluation"):
+        scores = None if session.stopping() else evaluate(int(state.step), state)
+    recorder.close()
+    if scores is None:
+        say(f"stopped after step {int(state.step)}; all is saved: type the same command again to go on")
+        return session.stopping.exit_code
+    results.save(session.workdir, session.config, session.text, state.params, int(state.step), scores, stopwatch)
+    results.show(session.workdir)
+    return 0
+
+
+def fresh_state(session: Session) -> State:
+    """The state before the first step; its parameters are random, or those of --init."""
+    config = session.config
+    state = create_state(initial_params(session.model), session.optimizer, session.mesh, config.training.seed)
+    if not config.init:
+        return state
+    params = load_params(session.model, session.text.tokenizer, config.init, session.mesh, say)
+    return dataclasses.replace(state, params=params)
+
+
+def loop(
+    session: Session,
+    state: State,
+    abstract: State,
+    stopwatch: Stopwatch,
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+    evaluate: Callable[[int, State], object],
+) -> State:
+    """Compiles the step and trains to the last."""
+    training, first_step = session.config.training, int(state.step)
+    loss = pretraining_loss(session.model, train=True)
+    step = compile_step(
+        make_step(loss, session.optimizer, training.accumulation_steps),
+        jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    batches = training_batches(
+        session.text.train,
+        session.mesh,
+        batch_size=training.global_batch_size,
+        seed=training.seed,
+        first_step=first_step,
+        last_step=training.steps,
+    )
+    learning_rate = schedule(session.config.optimizer, training.steps)
+    with StepProgress(first_step, training.steps) as bar, jax.set_mesh(session.mesh):
+
+        def record(number: int, values: dict[str, float]) -> None:
+            values = values | {"learning_rate": float(learning_rate(number - 1))} | stopwatch.shares()
+            recorder.write(number, "train", values)
+            bar.report(number, values, SHOWN)
+
+        hooks = Hooks(record, evaluate, checkpoints.save, bar.advance, session.stopping)
+        cadence = Cadence(training.log_every, training.evaluate_every, training.checkpoint_every)
+        return fit(state, step, batches, last_step=training.steps, cadence=cadence, hooks=hooks, stopwatch=stopwatch)
+
+
+if __name__ == "__main__":
+    run_command(main)

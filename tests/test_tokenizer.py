@@ -1,0 +1,162 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bert_jax.tokenizer import SPECIAL_PIECES, SentencePiece, WordPiece, load_tokenizer
+from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
+from core_jax.errors import UserError
+
+WORDS = ["lamp", "Lantern", "naïve", "river", "rivers", "under", "understand", "standing", "ünder", "7th", "x²", "北京"]
+TEXTS = [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(9)) + f", number {i}: (ok)." for i in range(300)]
+TRAINERS = {
+    "wordpiece": lambda: train_wordpiece(iter(TEXTS), 120),
+    "unigram": lambda: train_sentencepiece(iter(TEXTS), 120, "unigram"),
+    "bpe": lambda: train_sentencepiece(iter(TEXTS), 120, "bpe"),
+}
+
+
+@pytest.fixture(scope="module", params=TRAINERS)
+def tokenizer(request):
+    return TRAINERS[request.param]()
+
+
+def test_trained_ids(tokenizer):
+    ids = [tokenizer.pad_id, tokenizer.unknown_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id]
+    assert ids == [0, 1, 2, 3, 4]
+    assert [tokenizer.piece(index) for index in ids] == list(SPECIAL_PIECES)
+    assert tokenizer.vocab_size <= 120
+    assert tokenizer.ordinary_ids.tolist() == list(range(5, tokenizer.vocab_size))
+    assert len(tokenizer.continues_word) == tokenizer.vocab_size
+
+
+def test_round_trip(tokenizer, tmp_path):
+    text = "under the lamp , standing rivers understand"
+    [ids] = tokenizer.encode([text])
+    assert max(ids) < tokenizer.vocab_size
+    words = tokenizer.decode(ids).replace(" ,", ",")
+    assert words in (text.replace(" ,", ","), text)
+    tokenizer.save(tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved")
+    assert type(again) is type(tokenizer)
+    assert again.encode(TEXTS) == tokenizer.encode(TEXTS)
+    again.save(tmp_path / "again")
+    names = sorted(file.name for file in (tmp_path / "saved").iterdir())
+    assert all((tmp_path / "saved" / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+
+
+def test_special_pieces_are_text_unless_allowed(tokenizer):
+    text = "the lamp [MASK] [SEP][PAD] river [CLS] [UNK]"
+    [as_text], [as_pieces] = tokenizer.encode([text]), tokenizer.encode([text], allow_special=True)
+    assert not {0, 2, 3, 4} & set(as_text)
+    assert [index for index in as_pieces if index < 5] == [4, 3, 0, 2, 1]
+    for name in SPECIAL_PIECES:
+        assert name in tokenizer.decode(as_pieces)
+
+
+def test_continued_words(tokenizer):
+    ids = tokenizer.encode(["understanding rivers"])[0]
+    assert not tokenizer.continues_word[ids[0]]
+    assert tokenizer.continues_word[ids].sum() == len(ids) - 2  # two words
+    assert not tokenizer.continues_word[:5].any()
+
+
+def test_odd_texts(tokenizer):
+    odd = ["", " ", "x" * 50_000, "🙂", "e\u0301", "\u0000", "a\r\nb", "\u200b"]
+    assert len(tokenizer.encode(odd)) == len(odd)
+    assert tokenizer.encode(["", " \t"]) == [[], []]
+    assert tokenizer.encode([]) == []
+
+
+def test_training_is_the_same_in_every_process(tmp_path):
+    script = (
+        "import sys, pathlib; from tests.test_tokenizer import TRAINERS\n"
+        "for name, train in TRAINERS.items(): train().save(pathlib.Path(sys.argv[1]) / name)"
+    )
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / seed)], env=environment, check=True)
+    files = [file.relative_to(tmp_path / "1") for file in (tmp_path / "1").rglob("*") if file.is_file()]
+    assert len(files) == 5
+    for file in files:
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes(), file
+
+
+def test_trained_wordpiece_is_never_larger_than_asked():
+    for size in (10, 30, 60):
+        assert train_wordpiece(iter(TEXTS), size).vocab_size <= size
+
+
+def test_trained_case():
+    cased = train_wordpiece(iter(TEXTS), 120, lowercase=False)
+    assert cased.decode(cased.encode(["Lantern naïve"])[0]) == "Lantern naïve"
+    uncased = train_wordpiece(iter(TEXTS), 120)
+    assert uncased.encode(["LANTERN NAÏVE"]) == uncased.encode(["lantern naive"])
+
+
+def test_wordpiece_against_a_vocabulary_by_hand(tmp_path):
+    pieces = [*SPECIAL_PIECES, "un", "##aff", "##able", "affe", "!", "北", "[unused1]", "run"]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    tokenizer = load_tokenizer(tmp_path / "vocab.txt")
+    # Lower case, accents stripped, punctuation and Chinese apart, longest match first, one unknown piece per word.
+    text = "UNAFFABLE!ünable 北北 affes run\u00a0run\u200d " + "a" * 101
+    expected = ["un", "##aff", "##able", "!", "un", "##able", "北", "北", "[UNK]", "run", "run", "[UNK]"]
+    [ids] = tokenizer.encode([text])
+    assert [tokenizer.piece(index) for index in ids] == expected
+    assert tokenizer.ordinary_ids.tolist() == [5, 6, 7, 8, 9, 10, 12]
+    assert [tokenizer.piece(i) for i in range(len(pieces)) if tokenizer.continues_word[i]] == ["##aff", "##able"]
+
+
+@pytest.mark.parametrize(("config", "expected"), [(None, "Run"), ({"do_lower_case": True}, "[UNK]")])
+def test_cased_vocabulary(tmp_path, config, expected):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_PIECES, "Run"]))
+    if config:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    assert [tokenizer.piece(index) for index in tokenizer.encode(["Run"])[0]] == [expected]
+
+
+def test_missing_special_pieces(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\na\n")
+    with pytest.raises(UserError, match=r"vocab.txt: .*lacks \[SEP\], \[MASK\]"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", b"{}", "type none; expected WordPiece"),
+        ("tokenizer.json", b'{"model": {"type": "BPE"}}', "type BPE; expected WordPiece"),
+        ("tokenizer.json", b'{"model": {"type": "WordPiece"}}', "not a tokenizer file"),
+        ("tokenizer.json", b"{", "not a tokenizer file"),
+        ("x.model", b"rubbish", "not a tokenizer file"),
+        ("vocab.txt", b"\xff\xfe", "not a tokenizer file"),
+        ("readme.md", b"", "no tokenizer in the folder"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(UserError, match=r"no tokenizer at .*expected a folder"):
+        load_tokenizer(tmp_path / "nothing")
+
+
+def test_training_on_nothing_or_too_small():
+    for train in (train_wordpiece, train_sentencepiece):
+        with pytest.raises(UserError, match="no words"):
+            train(iter([" ", "\n"]), 100)
+    with pytest.raises(UserError, match="at least 10"):
+        train_wordpiece(iter(TEXTS), 5)
+    with pytest.raises(UserError, match=r"--vocab_size=10 has no room for the \d+ characters"):
+        train_sentencepiece(iter(TEXTS), 10)
+
+
+def test_types():
+    assert isinstance(TRAINERS["wordpiece"](), WordPiece)
+    assert isinstance(TRAINERS["bpe"](), SentencePiece)
