@@ -251,7 +251,6 @@ class _CorpusWriter:
         self._folder, self._tokenizer = folder, tokenizer
         self._dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32)
         self._counts = {split: np.zeros(tokenizer.vocab_size, np.int64) for split in SPLITS}
-        self._uncounted: dict[Split, list[np.ndarray]] = {split: [] for split in SPLITS}
         self._lengths = {split: array.array("i") for split in SPLITS}
         self._offsets = {split: array.array("q", [0]) for split in SPLITS}
         self._writers = {
@@ -271,14 +270,7 @@ class _CorpusWriter:
             self._writers[split].write(tokens.tobytes())
             self._lengths[split].extend(map(len, kept))
             self._offsets[split].append(len(self._lengths[split]))
-            self._uncounted[split].append(tokens)
-        self._count()
-
-    def _count(self) -> None:
-        for split, tokens in self._uncounted.items():
-            if tokens:
-                self._counts[split] += np.bincount(np.concatenate(tokens), minlength=self._tokenizer.vocab_size)
-                tokens.clear()
+            np.add.at(self._counts[split], tokens, 1)
 
     def close(self) -> CorpusSummary:
         """Writes the index and corpus.json."""

@@ -48,7 +48,7 @@ def chunk_documents(
             if end - start >= 2:
                 for first, last in _runs(lengths[start - offsets[0] : end - offsets[0]], maximum):
                     rows.extend((document, first, last))
-    return np.asarray(rows, np.int64).reshape(-1, 3)
+    return np.array(rows, np.int64).reshape(-1, 3)
 
 
 def _runs(lengths: list[int], maximum: int) -> list[tuple[int, int]]:

@@ -38,9 +38,10 @@ def pretraining_loss(model: BertForPretraining, *, train: bool) -> Loss:
     """
 
     def loss(params: PyTree, batch: dict[str, Any], key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-        mlm_logits, nsp_logits = model.apply(
+        logits: Any = model.apply(
             {"params": params}, *(batch[name] for name in INPUTS), train=train, rngs={"dropout": key}
         )
+        mlm_logits, nsp_logits = logits
         weights = batch["weights"]
         terms = {
             "mlm": cross_entropy(mlm_logits, batch["mlm_labels"], weights["mlm"]),

@@ -28,7 +28,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
 
     Args:
       texts: the corpus, read once.
-      vocab_size: the largest number of pieces; a small text gives fewer.
+      vocab_size: number of pieces; where the text gives fewer, the rest are [unused0], [unused1], ...
       lowercase: whether text is lower-cased and loses its accents, now and whenever it is encoded.
     Returns:
       The tokenizer; its special pieces have the ids 0 to 4.
@@ -54,7 +54,10 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
     counter.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     counter.train_from_iterator(_occurrences(counts), trainer)
     vocabulary = counter.get_vocab()
-    return WordPiece.from_vocabulary(sorted(vocabulary, key=vocabulary.__getitem__), lowercase=lowercase)
+    pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+    # As in BERT's own vocabulary: room for words to come, and a size that divides over devices as asked.
+    unused = [f"[unused{number}]" for number in range(vocab_size - len(pieces))]
+    return WordPiece.from_vocabulary([*pieces, *unused], lowercase=lowercase)
 
 
 def _count_words(texts: Iterable[str], lowercase: bool) -> dict[str, int]:

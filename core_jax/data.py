@@ -5,7 +5,7 @@ on any number of hosts.
 """
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -17,6 +17,7 @@ from core_jax.errors import UserError
 from core_jax.sharding import global_batch
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Examples at random access, each a pure function of (epoch, index)."""
 
@@ -40,7 +41,8 @@ class Order:
 
     def __call__(self, position: int) -> tuple[int, int]:
         """The epoch and the index of the example at this position."""
-        return position // self._length, int(self._shuffled[position])
+        index: Any = self._shuffled[position]
+        return position // self._length, int(index)
 
 
 def check_batch(examples: Examples, batch_size: int) -> None:

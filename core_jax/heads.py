@@ -43,7 +43,7 @@ class TokenPredictionHead(nn.Module):
         hidden = gelu(self.config, dense(self.config, self.config.width, "transform")(hidden))
         logits = decode(layer_norm(self.config, "norm")(hidden))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.vocab_size,))
-        return logits + bias.astype(logits.dtype)
+        return logits + bias.astype(logits.dtype)[None, None]
 
 
 class Classifier(nn.Module):

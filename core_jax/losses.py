@@ -26,7 +26,8 @@ def cross_entropy(
     """
     logits = logits.astype(jnp.float32)
     # A comparison and a sum instead of a gather: with classes sharded over devices nothing but the sum is moved.
-    chosen = jnp.arange(logits.shape[-1]) == labels[..., None]
+    classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    chosen = classes == labels[..., None]
     label_logits = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
     losses = jax.nn.logsumexp(logits, axis=-1) - label_logits
     return jnp.sum(losses * weights), jnp.sum(weights)

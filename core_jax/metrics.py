@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from core_jax.losses import Ratio
 
@@ -15,7 +15,7 @@ def accuracy(logits: Float[Array, "*shape C"], labels: Int[Array, "*shape"], wei
     return jnp.sum(right * weights), jnp.sum(weights)
 
 
-def means(batches: Iterable[Mapping[str, Ratio]]) -> dict[str, float]:
+def means(batches: Iterable[Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> dict[str, float]:
     """The mean of each score over batches, added up in float64 so that long evaluations lose nothing.
 
     Args:

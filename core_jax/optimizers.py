@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from core_jax.config import OptimizerConfig
 
@@ -48,7 +48,6 @@ def decays(params: PyTree) -> PyTree[bool]:
 class AdamState(NamedTuple):
     """Adam's memory."""
 
-    count: Int[Array, ""]
     mu: PyTree  # first moment
     nu: PyTree  # second moment
 
@@ -64,14 +63,14 @@ def scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> opt
 
     def init(params):
         zeros = optax.tree.zeros_like(params)
-        return AdamState(jnp.zeros((), jnp.int32), zeros, optax.tree.zeros_like(params))
+        return AdamState(zeros, optax.tree.zeros_like(params))
 
     def update(updates, state, params=None):
         del params
         mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, updates)
         scaled = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
-        return scaled, AdamState(state.count + 1, mu, nu)
+        return scaled, AdamState(mu, nu)
 
     return optax.GradientTransformation(init, update)
 

@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 
-def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def parse_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh from text such as `data:2,fsdp:4`.
 
     Args:
@@ -44,19 +44,22 @@ def parse_mesh(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     Returns:
       A mesh with all of MESH_AXES, in that order.
     Raises:
-      UserError: the text cannot be read, or its product is not the number of devices.
+      UserError: the text cannot be read, or asks for more devices than there are. A mesh of fewer devices takes the
+        first ones; not so on several hosts, each of which must take part.
     """
-    count = len(devices) if devices is not None else jax.device_count()
+    devices = jax.devices() if devices is None else list(devices)
     sizes = _parse_sizes(text)
     known = math.prod(size for size in sizes.values() if size != -1)
+    count = len(devices)
     if -1 in sizes.values():
         if count % known:
             raise UserError(f"--mesh={text}: {known} does not divide the {count} devices here; {_offer(count)}")
         sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
-    elif known != count:
+    elif known > count or (known < count and jax.process_count() > 1):
         raise UserError(f"--mesh={text} asks for {known} devices, but there are {count}; {_offer(count)}")
     shape = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
-    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    used = devices[: math.prod(shape)]
+    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=used)
 
 
 def _parse_sizes(text):

@@ -121,7 +121,7 @@ class Hooks:
     """What the loop calls; every one gets the number of steps taken."""
 
     record: Callable[[int, dict[str, float]], None]  # training metrics of the last stretch
-    evaluate: Callable[[int, State], None]
+    evaluate: Callable[[int, State], object]
     save: Callable[[int, State], None]
     advance: Callable[[int], None]  # after each step, for a progress bar
     stopping: Callable[[], bool]  # True once somebody asked the run to end

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -168,7 +169,7 @@ def loop(
     with StepProgress(first_step, training.steps) as bar, jax.set_mesh(session.mesh):
 
         def record(number: int, values: dict[str, float]) -> None:
-            values = values | {"learning_rate": float(learning_rate(number - 1))} | stopwatch.shares()
+            values = values | {"learning_rate": float(np.asarray(learning_rate(number - 1)))} | stopwatch.shares()
             recorder.write(number, "train", values)
             bar.report(number, values, SHOWN)
 

@@ -29,12 +29,12 @@ ROWS = (  # label, model's score, baseline's score
 
 def describe_start(config: BertPretraining, text: Text, params: PyTree, step: int, mesh: Mesh) -> str:
     """One line on what begins: model, text, devices, and where it goes on."""
-    axes = ",".join(f"{axis}:{size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
+    axes = ",".join(f"{axis}:{size}" for axis, size in mesh.shape.items() if size > 1) or "not sharded"
     start = f"going on from step {step}" if step else "starting"
     return (
         f"{start}: {config.preset}, {count_parameters(params):,} parameters, vocabulary {text.tokenizer.vocab_size:,}; "
         f"{len(text.train):,} examples to train on, {len(text.held_out):,} held out; "
-        f"{jax.device_count()} x {jax.devices()[0].device_kind} ({axes})"
+        f"{mesh.size} of {jax.device_count()} devices ({jax.devices()[0].device_kind}; {axes})"
     )
 
 

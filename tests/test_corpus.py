@@ -1,10 +1,11 @@
 import concurrent.futures
 import pickle
+from itertools import chain
 
 import numpy as np
 import pytest
 
-from bert_jax.corpus import build_corpus, corpus_exists, open_corpus
+from bert_jax.corpus import build_corpus, corpus_exists, is_held_out, open_corpus
 from core_jax.errors import UserError
 from tests.numbered_text import numbered_corpus, numbered_documents, numbered_tokenizer
 
@@ -26,11 +27,11 @@ def test_what_is_written_is_read(tmp_path):
     assert len(corpus) == 50
     for index, document in enumerate(documents):
         assert [sentence.tolist() for sentence in corpus[index]] == document
-        assert corpus.tokens(index).tolist() == sum(document, [])
-    flat = sum(documents, [])
+        assert corpus.tokens(index).tolist() == list(chain.from_iterable(document))
+    flat = list(chain.from_iterable(documents))
     assert corpus.sentence_lengths.tolist() == list(map(len, flat))
     assert corpus.document_offsets.tolist() == np.cumsum([0, *map(len, documents)]).tolist()
-    expected = np.bincount(sum(flat, []), minlength=tokenizer.vocab_size)
+    expected = np.bincount(list(chain.from_iterable(flat)), minlength=tokenizer.vocab_size)
     assert corpus.unigram_counts.tolist() == expected.tolist()
     assert (corpus.summary.train.sentences, corpus.summary.train.tokens) == (len(flat), expected.sum())
     assert corpus.summary.held_out.documents == 0
@@ -42,6 +43,9 @@ def test_splits_share_nothing_and_follow_from_the_text(tmp_path):
     summary = build_corpus(iter(documents), TOKENIZER, tmp_path / "a", held_out=0.2)
     assert abs(summary.held_out.documents - 300) < 5 * np.sqrt(1500 * 0.2 * 0.8)
     assert summary.train.documents + summary.held_out.documents == 1500
+    assert summary.held_out.documents == sum(is_held_out(text, 0.2) for text in documents)
+    trained = [text for text in documents if not is_held_out(text, 0.2)]
+    assert build_corpus(iter(trained), TOKENIZER, tmp_path / "t", held_out=0.2).held_out.documents == 0
     again = [" " + text.replace(" ", "  ") for text in reversed(documents)] + documents[:100]
     other = build_corpus(iter(again), TOKENIZER, tmp_path / "b", held_out=0.2)
     assert other.duplicates == 100
@@ -86,7 +90,7 @@ def test_reading_from_threads_and_after_pickling(tmp_path):
     order = np.random.default_rng(0).integers(300, size=3000).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for index, tokens in zip(order, pool.map(copy.tokens, order), strict=True):
-            assert tokens.tolist() == sum(documents[index], [])
+            assert tokens.tolist() == list(chain.from_iterable(documents[index]))
 
 
 def test_progress_and_failure_leave_nothing_half_done(tmp_path):
@@ -133,6 +137,6 @@ def test_overwritten_bytes(tmp_path):
     content = bytearray(file.read_bytes())
     content[20_000:22_000] = bytes(2000)
     file.write_bytes(content)
+    damaged = open_corpus(tmp_path / "corpus", "train")
     with pytest.raises(UserError, match="Delete that folder"):
-        for index in range(len(corpus)):
-            open_corpus(tmp_path / "corpus", "train").tokens(index)
+        list(map(damaged.tokens, range(len(corpus))))
