@@ -31,7 +31,8 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         after = optax.constant_schedule(top)
     elif config.schedule == "inverse_sqrt":
         start = max(warmup, 1)
-        after = lambda count: top * jnp.sqrt(start / (start + count))  # noqa: E731
+        # the join below asks for the rate at negative counts too, and drops it
+        after = lambda count: top * jnp.sqrt(start / (start + jnp.maximum(count, 0)))  # noqa: E731
     else:
         decay = max(round(steps * config.decay_fraction), 1)
         stable = max(rest - decay, 0)

@@ -79,6 +79,27 @@ def _prove_writable(workdir):
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def filling(workdir: epath.PathLike, config: Any) -> Iterator[None]:
+    """While a work folder is filled: a new one gets its config.json at once, so that a killed run can go on.
+
+    If a mistake of the user shows meanwhile, a new folder is emptied again, so that the mended command can use it; one
+    that held a run before is left as it is.
+    """
+    workdir = epath.Path(workdir)
+    is_new = not (workdir / "config.json").exists()
+    if is_new:
+        save_config(workdir, config)
+    try:
+        yield
+    except UserError:
+        if is_new and jax.process_index() == 0:
+            for path in workdir.iterdir():
+                path.rmtree() if path.is_dir() else path.unlink()
+        raise
+    save_config(workdir, config)  # elastic fields may have changed
+
+
 def check_space(workdir: epath.PathLike, needed: int) -> None:
     """Raises UserError where a local disk has fewer than `needed` bytes left."""
     if "://" in str(workdir):

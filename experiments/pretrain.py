@@ -4,6 +4,7 @@ Type the same command again and it goes on where it stopped. `--help` lists ever
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -33,7 +34,7 @@ from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.sources import check_source
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, compile_step, create_state, fit, make_step
-from core_jax.workdir import Recorder, check_space, claim_workdir, lock, read_config, save_config
+from core_jax.workdir import Recorder, check_space, claim_workdir, filling, lock, read_config
 from experiments import results
 from experiments.console import StepProgress, StopRequest, parse_preset, run_command, say
 
@@ -51,11 +52,10 @@ def main(arguments: list[str]) -> int:
             results.show(workdir)
             say(f"{workdir} is finished: --steps=N with a larger N trains further")
             return 0
-        save_config(workdir, config)
-        text = prepare_text(config, workdir, say)
-        model = resolve_model(config.model, text.tokenizer)
-        optimizer = make_optimizer(config.optimizer, config.training.steps)
-        return train(Session(config, workdir, mesh, text, model, optimizer, stopping))
+        with filling(workdir, config):
+            session = open_session(config, workdir, mesh, stopping)
+            checkpoints, state = starting_point(session)
+        return train(session, checkpoints, state)
 
 
 def check(config: BertPretraining, workdir: str, mesh: Mesh) -> None:
@@ -92,22 +92,51 @@ class Session:
     optimizer: optax.GradientTransformation
     stopping: StopRequest
 
+    @functools.cached_property
+    def abstract(self) -> State:
+        """The state's shapes, each knowing where it lives."""
+        return with_shardings(abstract_state(initial_params(self.model), self.optimizer), self.mesh)
 
-def train(session: Session) -> int:
-    """Trains from the newest checkpoint, or from the start, and scores the result; returns the exit code."""
-    training, stopwatch = session.config.training, Stopwatch()
-    abstract = with_shardings(abstract_state(initial_params(session.model), session.optimizer), session.mesh)
-    check_mesh(session.mesh, abstract, training.global_batch_size, training.accumulation_steps)
-    check_batch(session.text.train, training.global_batch_size)
+
+def open_session(config: BertPretraining, workdir: str, mesh: Mesh, stopping: StopRequest) -> Session:
+    """Prepares the text and holds it against the mesh and the batch.
+
+    Raises:
+      UserError: the text cannot be read, is too small, or gives a vocabulary that the mesh does not divide.
+    """
+    training, text = config.training, prepare_text(config, workdir, say)
+    model = resolve_model(config.model, text.tokenizer)
+    session = Session(config, workdir, mesh, text, model, make_optimizer(config.optimizer, training.steps), stopping)
+    check_mesh(mesh, session.abstract, training.global_batch_size, training.accumulation_steps)
+    check_batch(text.train, training.global_batch_size)
+    return session
+
+
+def starting_point(session: Session) -> tuple[Checkpoints, State]:
+    """The newest checkpoint, or a fresh state whose parameters are random or those of --init.
+
+    Raises:
+      UserError: the checkpoints there do not fit, or none of them can be read.
+    """
+    config = session.config
     checkpoints = Checkpoints(
         os.path.join(session.workdir, "checkpoints"),
-        keep=training.keep_checkpoints,
+        keep=config.training.keep_checkpoints,
         identity=identity(session.text.tokenizer),
         report=say,
     )
-    state = checkpoints.restore_newest(abstract)
+    state = checkpoints.restore_newest(session.abstract)
     if state is None:
-        state = fresh_state(session)
+        state = create_state(initial_params(session.model), session.optimizer, session.mesh, config.training.seed)
+        if config.init:
+            params = load_params(session.model, session.text.tokenizer, config.init, session.mesh, say)
+            state = dataclasses.replace(state, params=params)
+    return checkpoints, state
+
+
+def train(session: Session, checkpoints: Checkpoints, state: State) -> int:
+    """Trains to the last step and scores the result; returns the exit code."""
+    stopwatch = Stopwatch()
     say(results.describe_start(session.config, session.text, state.params, int(state.step), session.mesh))
     recorder = Recorder(session.workdir, int(state.step))
     evaluation = make_evaluation(session.model, session.text, session.config, session.mesh)
@@ -118,7 +147,7 @@ def train(session: Session) -> int:
             recorder.write(number, "held_out", scores)
         return scores
 
-    state = loop(session, state, abstract, stopwatch, recorder, checkpoints, evaluate)
+    state = loop(session, state, stopwatch, recorder, checkpoints, evaluate)
     checkpoints.close()
     with stopwatch.span("evaluation"):
         scores = None if session.stopping() else evaluate(int(state.step), state)
@@ -131,20 +160,9 @@ def train(session: Session) -> int:
     return 0
 
 
-def fresh_state(session: Session) -> State:
-    """The state before the first step; its parameters are random, or those of --init."""
-    config = session.config
-    state = create_state(initial_params(session.model), session.optimizer, session.mesh, config.training.seed)
-    if not config.init:
-        return state
-    params = load_params(session.model, session.text.tokenizer, config.init, session.mesh, say)
-    return dataclasses.replace(state, params=params)
-
-
 def loop(
     session: Session,
     state: State,
-    abstract: State,
     stopwatch: Stopwatch,
     recorder: Recorder,
     checkpoints: Checkpoints,
@@ -155,7 +173,7 @@ def loop(
     loss = pretraining_loss(session.model, train=True)
     step = compile_step(
         make_step(loss, session.optimizer, training.accumulation_steps),
-        jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        jax.tree.map(lambda leaf: leaf.sharding, session.abstract),
     )
     batches = training_batches(
         session.text.train,

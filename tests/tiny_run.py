@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 FLAGS = {
+    "mesh": "data:1",
     "width": 16,
     "depth": 2,
     "heads": 2,
