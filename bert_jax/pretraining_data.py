@@ -40,16 +40,7 @@ class PretrainingExamples:
         Raises:
           UserError: too few documents, no document with two sentences, or another tokenizer's corpus.
         """
-        if tokenizer.vocab_size != corpus.summary.vocab_size:
-            raise UserError(
-                f"the corpus was made with a vocabulary of {corpus.summary.vocab_size} pieces, the tokenizer has "
-                f"{tokenizer.vocab_size}: delete the folder of the corpus, or give the tokenizer it was made with"
-            )
-        if len(corpus) < 2:
-            raise UserError(
-                f"this split of the text has {len(corpus)} documents, but a random second sentence needs 2 at least. "
-                "Give more text, separate its documents by blank lines, or change --held_out"
-            )
+        _check_corpus(corpus, tokenizer)
         self._chunks = chunk_documents(
             corpus.sentence_lengths, corpus.document_offsets, sequence_length - SPECIAL_TOKENS
         )
@@ -117,3 +108,16 @@ class PretrainingExamples:
             "nsp_labels": np.array(pair.label, np.int32),
             "weights": {"mlm": mlm_weights, "nsp": np.array(1, np.float32)},
         }
+
+
+def _check_corpus(corpus: Corpus, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size != corpus.summary.vocab_size:
+        raise UserError(
+            f"the corpus was made with a vocabulary of {corpus.summary.vocab_size} pieces, the tokenizer has "
+            f"{tokenizer.vocab_size}: delete the folder of the corpus, or give the tokenizer it was made with"
+        )
+    if len(corpus) < 2:
+        raise UserError(
+            f"this split of the text has {len(corpus)} documents, but a random second sentence needs 2 at least. "
+            "Give more text, separate its documents by blank lines, or change --held_out"
+        )

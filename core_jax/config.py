@@ -139,6 +139,7 @@ def from_json(kind: type[Config], text: str) -> Config:
 
 def _build(kind, fields):
     hints = get_type_hints(kind)
+    require(isinstance(fields, dict), f"config.json: expected the fields of {kind.__name__}, found {fields!r}")
     unknown = sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)})
     require(not unknown, f"config.json has fields that {kind.__name__} does not know: {', '.join(unknown)}")
     nested = {

@@ -135,7 +135,8 @@ def check_mesh(mesh: Mesh, shapes: PyTree, batch_size: int, accumulation_steps: 
         for shape in (candidates if count <= 64 else _coarse_shapes(count))
         if _first_problem(dict(zip(MESH_AXES, shape, strict=True)), shapes, batch_size, accumulation_steps) is None
     ]
-    offer = "these work: " + ", ".join(working[:6]) if working else "change --global_batch_size to a multiple of it"
+    multiple = f"use --mesh=data:{count} and a --global_batch_size that is a multiple of {count * accumulation_steps}"
+    offer = "these work: " + ", ".join(working[:6]) if working else multiple
     given = ",".join(f"{axis}:{size}" for axis, size in sizes.items())
     raise UserError(f"--mesh={given}: {problem}; {offer}")
 

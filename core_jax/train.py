@@ -210,9 +210,10 @@ def _summarise(number, stretch, stopwatch):
 
 
 def _require_finite(number, metrics):
-    value = float(np.asarray(metrics["loss"][0]))
-    if not math.isfinite(value):
-        raise NonFiniteLossError(
-            f"the loss became {value} by step {number}; the last checkpoint is from before it: "
-            "try a lower --learning_rate or more --warmup_steps"
-        )
+    for name in ("loss", "gradient_norm"):  # a gradient that is not finite spoils the parameters one step earlier
+        value = float(np.asarray(metrics[name][0]))
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"the {name.replace('_', ' ')} became {value} by step {number}; the last checkpoint is from before it: "
+                "try a lower --learning_rate or more --warmup_steps"
+            )
