@@ -63,7 +63,7 @@ def claim_workdir(workdir: epath.PathLike, config: Any) -> None:
                 + "\n".join(lines)
                 + "\ntype the same flags to go on with it, or choose another --workdir"
             )
-    elif workdir.exists() and any(path.name != ".lock" for path in workdir.iterdir()):
+    elif workdir.exists() and not all(path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"--workdir={workdir} is not empty and holds no run; choose a new or an empty folder")
     if jax.process_index() == 0:
         _prove_writable(workdir)
@@ -154,7 +154,10 @@ class Recorder:
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._lines = [line for line in self._read() if json.loads(line)["step"] <= first_step]
         self._rewrite()
-        self._board = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=first_step + 1)
+        # A name of its own: two starts within a second would otherwise write to the same file.
+        self._board = SummaryWriter(
+            os.path.join(workdir, "tensorboard"), purge_step=first_step + 1, filename_suffix=f".{uuid.uuid4().hex}"
+        )
 
     def _read(self):
         if not self._path.exists():

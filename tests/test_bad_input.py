@@ -109,7 +109,7 @@ def test_the_nearest_preset_is_suggested(monkeypatch, capsys):
 def test_a_work_folder_of_another_configuration(run, text, monkeypatch, capsys):
     before = snapshot(run)
     told = message(pretrain.main, flags(run, text, learning_rate=0.5, seed=3), monkeypatch, capsys)
-    assert "--learning_rate: 0.002 there, 0.5 now" in told
+    assert "--learning_rate: 0.0025 there, 0.5 now" in told
     assert "--seed: 0 there, 3 now" in told
     assert snapshot(run) == before
 

@@ -9,6 +9,7 @@ import time
 import jax
 import pytest
 
+from core_jax import checkpoints
 from core_jax.checkpoints import restore_params, saved_steps
 from core_jax.errors import UserError
 from core_jax.sharding import tree_shardings
@@ -65,6 +66,20 @@ def test_flipped_bits_in_the_numbers_are_found(copied, share):
     file = numbers(folder.path / "2")
     flip_bit(file, int(file.stat().st_size * share))
     assert_falls_back(folder, states)
+
+
+@pytest.mark.parametrize("part", ["params", "opt", "key", "step"])
+def test_whole_files_of_other_numbers_are_found(copied, part, monkeypatch):
+    """The reader itself notices most damage; what it reads without complaint is still held against fingerprints."""
+    folder, states = copied
+    state = folder.restore()
+    shutil.rmtree(folder.path / "2")
+    true = checkpoints._fingerprints
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_fingerprints", lambda fields: true(fields) | {part: true(fields)[part] + 1})
+        folder.save(state)
+    assert_falls_back(folder, states)
+    assert f"({part} differ from what was saved)" in folder.reports[0]
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "delete"])
