@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,7 +84,10 @@ def _make_text(config, workdir, report):
     tokenizer_folder, corpus_folder = (os.path.join(workdir, name) for name in ("tokenizer", "corpus"))
     if not os.path.isdir(tokenizer_folder):
         tokenizer = _make_tokenizer(config, report)
-        tokenizer.save(tokenizer_folder)
+        # Several files: the folder gets its name when all are there.
+        unfinished = os.path.join(workdir, f".tokenizer.{uuid.uuid4().hex}")
+        tokenizer.save(unfinished)
+        os.rename(unfinished, tokenizer_folder)
     if not corpus_exists(corpus_folder):
         report("tokenising the text")
         build_corpus(

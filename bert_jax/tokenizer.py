@@ -4,7 +4,6 @@ import abc
 import itertools
 import json
 import re
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from etils import epath
 from jaxtyping import Bool, Int32
 
 from core_jax.errors import UserError
+from core_jax.workdir import write_atomically
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids in the vocabularies trained here: 0 to 4
 ALIASES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>"}
@@ -171,9 +171,9 @@ class WordPiece(Tokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", False))
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase}
-        _write_atomically(folder / "vocab.txt", "".join(piece + "\n" for piece in self._pieces).encode())
-        _write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2).encode())
-        _write_atomically(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True).encode())
+        write_atomically(folder / "vocab.txt", "".join(piece + "\n" for piece in self._pieces))
+        write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
+        write_atomically(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
 
 
 class SentencePiece(Tokenizer):
@@ -208,7 +208,7 @@ class SentencePiece(Tokenizer):
         """Writes tokenizer.model."""
         folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_atomically(folder / "tokenizer.model", self._processor.serialized_model_proto())
+        write_atomically(folder / "tokenizer.model", self._processor.serialized_model_proto())
 
 
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:
@@ -284,9 +284,3 @@ def _load_vocabulary(file: epath.Path) -> WordPiece:
         strip_accents=config.get("strip_accents"),
         split_chinese=config.get("tokenize_chinese_chars", True),
     )
-
-
-def _write_atomically(file: epath.Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(content)
-    temporary.replace(file)

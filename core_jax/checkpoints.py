@@ -36,7 +36,7 @@ class Checkpoints:
           identity: what the parameters belong to beside their shapes, such as {"vocabulary": HASH}; saved with them.
           report: is told about checkpoints that cannot be used.
         """
-        self._directory = epath.Path(directory)
+        self._directory = _absolute(directory)
         self._identity = identity
         self._report = report
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
@@ -117,7 +117,7 @@ def restore_params(
     """
     steps = check_saved(directory)
     for step in reversed(steps):
-        path = epath.Path(directory) / str(step)
+        path = _absolute(directory) / str(step)
         try:
             _check_identity(path, identity)
             _check_shapes(path, abstract_params)
@@ -244,6 +244,11 @@ def fingerprint(tree: PyTree[Array]) -> UInt32[Array, ""]:
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE35)
         total = total + jnp.sum(mixed ^ (mixed >> 13), dtype=jnp.uint32)
     return total
+
+
+def _absolute(directory):
+    """Orbax takes absolute paths only."""
+    return epath.Path(directory).expanduser().resolve()
 
 
 def _first_line(error):

@@ -19,11 +19,12 @@ from core_jax.errors import UserError
 Config = TypeVar("Config")
 
 
-def write_atomically(path: epath.PathLike, text: str) -> None:
-    """Writes a file under another name and renames it: readers see the old text or the new one, never a part."""
+def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
+    """Writes a file under another name and renames it: readers see the old content or the new, never a part."""
     path = epath.Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    temporary.write_text(text)
+    temporary.write_bytes(data)
     temporary.replace(path)
 
 

@@ -185,7 +185,10 @@ def figures(results: dict) -> dict:
     gradients = {}
     for path, value in sorted(results["gradients"].items()):
         flat = np.asarray(value, np.float64).ravel()
-        gradients[path] = np.array([np.linalg.norm(flat), *(random.standard_normal((2, flat.size)) @ flat)])
+        directions = random.standard_normal((2, flat.size))
+        # Of length 1, so that rounding moves a product no more than it moves an element of the gradient.
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        gradients[path] = np.array([np.linalg.norm(flat), *(directions @ flat)])
     logits = {
         "mlm_logits": results["mlm_logits"][::2, 0],  # one position of every other row, the whole vocabulary
         "nsp_logits": results["nsp_logits"],

@@ -52,6 +52,15 @@ def test_the_work_folder_is_complete(workdir):
     assert summary(workdir)["loss"] == lines(workdir, "held_out")[-1]["loss"]
 
 
+def test_a_relative_work_folder(text, tmp_path, monkeypatch):
+    """As everybody types it, and as the default is."""
+    monkeypatch.chdir(tmp_path)
+    arguments = [flag for flag in flags(tmp_path, text, steps=2) if not flag.startswith("--workdir=")]
+    assert pretrain.main(arguments) == 0
+    assert predict.main(["--init=runs/bert-tiny", "w1 [MASK]"]) == 0
+    assert pretrain.main([*arguments, "--steps=3"]) == 0
+
+
 def test_evaluate_prints_the_same_scores(workdir, capsys):
     assert evaluate.main([f"--init={workdir}"]) == 0
     output = capsys.readouterr().out

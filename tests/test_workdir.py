@@ -60,13 +60,13 @@ def test_readers_never_see_a_part(tmp_path, monkeypatch):
     file, seen = tmp_path / "a.txt", []
     write_atomically(file, "old")
     path_type = type(workdir_lib.epath.Path(file))
-    write_text = path_type.write_text
+    write_bytes = path_type.write_bytes
 
-    def spy(self, text, *args, **kwargs):
-        write_text(self, text, *args, **kwargs)
+    def spy(self, data, *args, **kwargs):
+        write_bytes(self, data, *args, **kwargs)
         seen.append(file.read_text())  # all is written, nothing is renamed yet
 
-    monkeypatch.setattr(path_type, "write_text", spy)
+    monkeypatch.setattr(path_type, "write_bytes", spy)
     write_atomically(file, "new")
     assert (seen, file.read_text()) == (["old"], "new")
 
