@@ -74,13 +74,24 @@ def test_the_committed_figures_of_the_peer(gelu, attention, remat, scan_layers):
     assert_close(figures(results), read_reference()[gelu])
 
 
-def test_the_committed_figures_would_notice():
-    erf, tanh = (read_reference()[gelu] for gelu in GELUS)
-    for path, (norm, *_) in erf["gradients"].items():  # an error of a thousandth in any gradient
-        assert path.endswith("key/bias") or norm > 1000 * (RELATIVE * norm + ABSOLUTE), path
-    apart = jax.tree.map(lambda x, y: np.max(np.abs(x - y) / (RELATIVE * np.abs(y) + ABSOLUTE)), erf, tanh)
-    assert apart["mlm_logits"] > 100  # the wrong GELU
-    assert np.median(list(apart["gradients"].values())) > 10
+def test_the_committed_figures_notice_any_wrong_gradient_and_the_wrong_gelu():
+    right, expected = our_results(CONFIG, random_params(CONFIG, SEED), random_batch(CONFIG, SEED)), read_reference()
+    wrongs = {
+        "a thousandth too large": lambda leaf: 1.001 * leaf,
+        "negated": lambda leaf: -leaf,
+        "in another order": lambda leaf: np.roll(leaf, 1),
+        "one element off by a hundredth": lambda leaf: np.where(np.abs(leaf) == np.abs(leaf).max(), 1.01 * leaf, leaf),
+    }
+    unnoticed = []
+    for name, wrong in wrongs.items():
+        found = figures(right | {"gradients": {path: wrong(leaf) for path, leaf in right["gradients"].items()}})
+        for path, gradient in found["gradients"].items():
+            if np.allclose(gradient, expected[CONFIG.gelu]["gradients"][path], RELATIVE, ABSOLUTE):
+                unnoticed.append((name, path))
+    # The gradient of the keys' biases is 0: a constant added to all logits of a query changes no weight.
+    assert {path for _, path in unnoticed} == {path for path in right["gradients"] if path.endswith("key/bias")}
+    with pytest.raises(AssertionError):
+        assert_close(expected["erf"], expected["tanh"])
 
 
 def test_the_committed_figures_are_what_the_script_makes():
