@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,7 +45,8 @@ def run_command(main: Callable[[list[str]], int]) -> None:
         if error.errno != errno.ENOSPC:
             raise
         errors.print(f"error: the disk is full ({error}): free some and type the same command again", markup=False)
-        code = FAILED
+        sys.stdout.flush()
+        os._exit(FAILED)  # now: the threads that write checkpoints and curves would bury the message under their own
     sys.exit(code)
 
 
@@ -75,9 +77,16 @@ def parse_preset(arguments: list[str], presets: Mapping[str, Config], default: s
 def parse_flags(kind: type[Config], flags: list[str], description: str, default: Config | None = None) -> Config:
     """Reads flat `--flag=value` arguments into a dataclass (of dataclasses)."""
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+    flags = [_expand_home(flag) for flag in flags]
     if default is None:
         return tyro.cli(kind, args=flags, description=description, config=settings)
     return tyro.cli(kind, args=flags, description=description, default=default, config=settings)
+
+
+def _expand_home(flag):
+    """`--init=~/run` with the home folder put in: shells do so only where a blank stands before the `~`."""
+    name, equals, value = flag.partition("=")
+    return name + equals + os.path.expanduser(value) if name.startswith("--") else flag
 
 
 class StopRequest:
@@ -127,6 +136,7 @@ class StepProgress:
             disable=not self._live,
         )
         self._task = self._bar.add_task("compiling", total=last_step, completed=first_step)
+        self._compiling = True
 
     def __enter__(self) -> "StepProgress":
         self._bar.start()
@@ -139,6 +149,9 @@ class StepProgress:
         """Moves the bar to a number of steps taken."""
         if self._live:
             self._bar.update(self._task, completed=step)
+            if self._compiling:
+                self._bar.update(self._task, description="")
+                self._compiling = False
 
     def report(self, step: int, values: Mapping[str, float], names: Sequence[str]) -> None:
         """Shows some values of a stretch of training: beside the bar, or as a line."""

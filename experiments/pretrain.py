@@ -44,7 +44,7 @@ SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second")
 def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
     config = parse_preset(arguments, PRESETS, "bert-tiny", "Pretrains BERT on text, and goes on where it stopped.")
-    workdir = os.path.expanduser(config.training.workdir or os.path.join("runs", config.preset))
+    workdir = config.training.workdir or os.path.join("runs", config.preset)
     mesh = parse_mesh(config.training.mesh)
     check(config, workdir, mesh)
     with lock(workdir), StopRequest().listening() as stopping:
