@@ -3,13 +3,22 @@
 Axes: B batch, T queries, S keys, H heads, K width of a head.
 """
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
-Implementation = Literal["auto", "reference", "xla"]
+from core_jax.fused_attention import LONGEST, Options, attend_fused
+from core_jax.sharding import BATCH_AXES, on_each_device, shards_evenly, target_platform
+from core_jax.splash_attention import attend_splash
+
+Chosen = Literal["reference", "xla", "fused", "splash", "cudnn"]
+Implementation = Literal["auto"] | Chosen
+HEADS = P(BATCH_AXES, None, "tensor", None)
+ROWS = P(BATCH_AXES, None)
 
 
 def attend(
@@ -29,30 +38,113 @@ def attend(
     Args:
       query, key, value: one float dtype for all three; logits and softmax run in float32.
       query_segments, key_segments: a query sees only keys of its own segment; give both or neither. Padding is a
-        segment like any other, by convention number 0.
+        segment like any other, by convention 0. For the same positions give the same array: that is faster.
       causal: a query at position t sees only keys at positions up to t.
-      dropout_rate: probability of dropping each attention weight; only the reference can.
+      dropout_rate: probability of dropping each attention weight.
       dropout_key: the randomness of dropout; none means no dropout.
-      implementation: "reference" (einsum), "xla" (`jax.nn.dot_product_attention`), or "auto".
+      implementation: "reference" (einsum), "xla" (`jax.nn.dot_product_attention`), "cudnn" (the same, GPU), "fused"
+        and "splash" (Pallas, TPU; elsewhere interpreted, slowly), or "auto".
     Returns:
       The means, in the dtype of `query`. A query that sees no key gets zeros, not NaN.
     Raises:
-      ValueError: the numbers of keys and values differ, or one of the two segment arrays is missing.
+      ValueError: keys and values differ in number, one segment array is missing, or the implementation cannot do it.
     Source: Vaswani et al. 2017, eq. 1, https://arxiv.org/abs/1706.03762
     """
     if key.shape[1] != value.shape[1]:
         raise ValueError(f"{key.shape[1]} keys but {value.shape[1]} values")
     if (query_segments is None) != (key_segments is None):
         raise ValueError("query_segments and key_segments: give both or neither")
-    mask = visible(query.shape[1], key.shape[1], query_segments, key_segments, causal)
     drops = dropout_rate > 0 and dropout_key is not None
-    if implementation == "auto":
-        implementation = "reference" if drops else "xla"
-    if implementation == "xla":
-        if drops:
-            raise ValueError("attention='xla' has no dropout: use 'reference' or set the attention dropout to 0")
-        return _attend_xla(query, key, value, mask)
-    return _attend_reference(query, key, value, mask, dropout_rate if drops else 0.0, dropout_key)
+    among_themselves = query.shape[1] == key.shape[1] and query_segments is key_segments
+    _, length, _, width = query.shape
+    chosen = choose(implementation, length, width, query.dtype, drops=drops, among_themselves=among_themselves)
+    rate = dropout_rate if drops else 0.0
+    if chosen == "fused":
+        options = {"causal": causal, "dropout_rate": rate, "dropout_key": dropout_key}
+        return attend_joint(jnp.concatenate((query, key, value), axis=-1), query_segments, **options)
+    mask = visible(length, key.shape[1], query_segments, key_segments, causal)
+    if chosen == "reference" or (chosen == "splash" and not shards_evenly(query.shape, HEADS)):
+        return _attend_reference(query, key, value, mask, rate, dropout_key)
+    if chosen != "splash":
+        means = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=chosen)
+    else:
+        means = _attend_splash(query, key, value, query_segments, key_segments, causal)
+    return means if among_themselves else _zero_where_blind(means, mask)
+
+
+def choose(
+    wanted: Implementation,
+    length: int,
+    head_width: int,
+    dtype: DTypeLike,
+    *,
+    drops: bool,
+    among_themselves: bool = True,
+) -> Chosen:
+    """The implementation that "auto" means for these shapes on the device that is compiled for; others are checked.
+
+    Args:
+      wanted: as in the configuration.
+      length: number of queries, T.
+      head_width: K.
+      dtype: of the queries.
+      drops: whether attention weights are dropped.
+      among_themselves: whether queries and keys are the same positions.
+    Raises:
+      ValueError: what is wanted cannot do this.
+    """
+    fits = among_themselves and length <= LONGEST
+    if wanted == "fused" and not fits:
+        limit = f"up to {LONGEST} positions among themselves, not {length}"
+        raise ValueError(f"attention='fused' is for {limit}: use 'auto'")
+    if drops and wanted in ("xla", "splash", "cudnn"):
+        raise ValueError(f"attention={wanted!r} has no dropout: set the attention dropout to 0, or use 'auto'")
+    if wanted != "auto":
+        return wanted
+    platform = target_platform()
+    if platform == "tpu" and fits:
+        return "fused"
+    if drops:
+        return "reference"
+    if platform == "tpu":
+        return "splash"
+    if platform == "gpu" and dtype in (jnp.bfloat16, jnp.float16) and head_width % 8 == 0 and head_width <= 128:
+        return "cudnn"
+    return "xla"
+
+
+def attend_joint(
+    joint: Float[Array, "B T H threeK"],
+    segments: Int[Array, "B T"] | None,
+    *,
+    causal: bool = False,
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+) -> Float[Array, "B T H K"]:
+    """The "fused" implementation, on queries, keys and values that one product computed.
+
+    Args:
+      joint: for each head query, key and value, one after the other.
+      segments, causal, dropout_rate, dropout_key: as for `attend`.
+    Returns:
+      As `attend`.
+    """
+    rows, length, heads, width = joint.shape
+    rate = dropout_rate if dropout_key is not None else 0.0
+    if not shards_evenly(joint.shape, HEADS):  # a single row on a mesh, as when parameters are initialised
+        mask = visible(length, length, segments, segments, causal)
+        query, key, value = jnp.split(joint, 3, axis=-1)
+        return _attend_reference(query, key, value, mask, rate, dropout_key)
+    seeds = jnp.zeros(rows, jnp.uint32) if dropout_key is None else jax.random.bits(dropout_key, (rows,))
+    segments = jnp.zeros((rows, length), jnp.int32) if segments is None else segments
+
+    def attend_part(joint, segments, seeds, head_numbers):
+        options = Options(joint.shape[2], causal, rate, interpret=target_platform() != "tpu")
+        means: Any = attend_fused(joint.reshape(*joint.shape[:2], -1), segments, seeds, head_numbers, options)
+        return means.reshape(*joint.shape[:3], width // 3)
+
+    run = on_each_device(attend_part, (HEADS, ROWS, P(BATCH_AXES), P("tensor")), HEADS)
+    return run(joint, segments, seeds, jnp.arange(heads, dtype=jnp.uint32))
 
 
 def visible(
@@ -85,9 +177,17 @@ def _attend_reference(query, key, value, mask, dropout_rate, dropout_key):
     return jnp.einsum("BHTS,BSHK->BTHK", weights.astype(query.dtype), value)
 
 
-def _attend_xla(query, key, value, mask):
-    means = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
+def _zero_where_blind(means, mask):
     if mask is None:
         return means
     sees_any = jnp.any(mask, axis=-1)[:, 0, :, None, None]  # B T 1 1
     return jnp.where(sees_any, means, jnp.zeros_like(means))
+
+
+def _attend_splash(query, key, value, query_segments, key_segments, causal):
+    if query_segments is None:
+        query_segments, key_segments = (jnp.zeros(x.shape[:2], jnp.int32) for x in (query, key))
+    attend_shard = functools.partial(attend_splash, causal=causal, interpret=target_platform() != "tpu")
+    return on_each_device(attend_shard, (HEADS, HEADS, HEADS, ROWS, ROWS), HEADS)(
+        query, key, value, query_segments, key_segments
+    )

@@ -37,7 +37,9 @@ class TransformerConfig:
     # what the backward pass computes again instead of keeping: nothing, all but matrix products, or everything
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=ELASTIC)
     # attention implementation; "auto" picks the fastest that the device and the options allow
-    attention: Literal["auto", "reference", "xla"] = dataclasses.field(default="auto", metadata=ELASTIC)
+    attention: Literal["auto", "reference", "xla", "fused", "splash", "cudnn"] = dataclasses.field(
+        default="auto", metadata=ELASTIC
+    )
     # type of computation, parameters stay float32; "auto": bfloat16 on TPU and GPU, float32 on CPU
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -47,6 +49,11 @@ class TransformerConfig:
         for name in ("dropout", "attention_dropout"):
             rate = getattr(self, name)
             require(0 <= rate < 1, f"--{name}={rate}: expected a probability, at least 0 and below 1")
+        require(
+            not (self.attention_dropout and self.attention in ("xla", "splash", "cudnn")),
+            f"--attention={self.attention} cannot drop attention weights: add --attention_dropout=0, "
+            "or use --attention=auto",
+        )
         require(
             self.width % self.heads == 0,
             f"--width={self.width} does not divide into --heads={self.heads}: "

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -182,3 +182,33 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def target_platform() -> str:
+    """What is compiled for: `cpu`, `gpu` or `tpu`; that of the mesh in context, which may be a machine elsewhere."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def shards_evenly(shape: Sequence[int], spec: P) -> bool:
+    """Whether the mesh in context divides an array of this shape as `spec` says."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    for size, axes in zip(shape, spec, strict=False):
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        if size % math.prod(sizes.get(name, 1) for name in names):
+            return False
+    return True
+
+
+def on_each_device(function: Callable[..., Any], in_specs: tuple[P, ...], out_spec: P) -> Callable[..., Any]:
+    """Runs a function on every device's own part of the arrays: for kernels, which the compiler cannot divide.
+
+    Args:
+      function: of arrays; sees parts.
+      in_specs, out_spec: how arguments and result lie on the mesh.
+    Returns:
+      A function of whole arrays; without a mesh in context it is `function` itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_spec, check_vma=False)

@@ -3,16 +3,16 @@
 Axes: B batch, T positions, D width, H heads, K width of a head, F width of the MLP.
 """
 
-import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from core_jax.attention import attend
+from core_jax.attention import attend, attend_joint, choose
 from core_jax.config import TransformerConfig
-from core_jax.sharding import BATCH_AXES, constrain
+from core_jax.sharding import BATCH_AXES, constrain, target_platform
 
 Hidden = Float[Array, "B T D"]
 Segments = Int[Array, "B T"]
@@ -26,7 +26,7 @@ REMAT_POLICIES = {
 def compute_dtype(config: TransformerConfig) -> jnp.dtype:
     """The type of computation: as configured, or bfloat16 on accelerators and float32 on CPU."""
     if config.dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        return jnp.dtype(jnp.float32 if target_platform() == "cpu" else jnp.bfloat16)
     return jnp.dtype(config.dtype)
 
 
@@ -50,6 +50,32 @@ def gelu(config: TransformerConfig, x: Float[Array, "..."]) -> Float[Array, "...
     return nn.gelu(x, approximate=config.gelu == "tanh")
 
 
+class HeadProjection(nn.Module):
+    """The parameters of a linear layer from the width into heads, or from heads back to the width."""
+
+    config: TransformerConfig
+    merges: bool = False  # from heads back
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Kernel D H K and bias H K; of a merging one H K D and D."""
+        config, width = self.config, self.config.width
+        heads = (config.heads, width // config.heads)
+        shape = (*heads, width) if self.merges else (width, *heads)
+
+        def init(key, shape, dtype):  # drawn flat: the same numbers, however many heads
+            return initializer(config)(key, (width, width), dtype).reshape(shape)
+
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (width,) if self.merges else heads, jnp.float32)
+        return kernel.astype(compute_dtype(config)), bias.astype(compute_dtype(config))
+
+
+def linear(x: Hidden, kernel: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "B T E"]:
+    """A linear layer whose kernel and bias are flattened: as one flat product it needs no transposes around it."""
+    return jnp.matmul(x, kernel.reshape(x.shape[-1], -1)) + bias.reshape(-1)[None, None]
+
+
 class Attention(nn.Module):
     """Multi-head self-attention."""
 
@@ -58,22 +84,25 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Hidden, segments: Segments | None, train: bool) -> Hidden:
         """Mixes the positions of each segment."""
-        config = self.config
-        project = functools.partial(nn.DenseGeneral, dtype=compute_dtype(config), kernel_init=initializer(config))
-        heads = (config.heads, config.width // config.heads)
-        query, key, value = (project(heads, name=name)(x) for name in ("query", "key", "value"))
+        config, shape = self.config, (*x.shape[:2], self.config.heads, -1)
+        x = x.astype(compute_dtype(config))
         drops = train and config.attention_dropout > 0
-        mixed = attend(
-            query,
-            key,
-            value,
-            query_segments=segments,
-            key_segments=segments,
-            dropout_rate=config.attention_dropout,
-            dropout_key=self.make_rng("dropout") if drops else None,
-            implementation=config.attention,
-        )
-        return project(config.width, axis=(-2, -1), name="out")(mixed)
+        dropout: dict[str, Any] = {
+            "dropout_rate": config.attention_dropout,
+            "dropout_key": self.make_rng("dropout") if drops else None,
+        }
+        projections = [HeadProjection(config, name=name)() for name in ("query", "key", "value")]
+        implementation = choose(config.attention, x.shape[1], config.width // config.heads, x.dtype, drops=drops)
+        if implementation == "fused":  # one product for all three: x is read once
+            kernel, bias = (jnp.stack(parts, axis=-2) for parts in zip(*projections, strict=True))  # D H 3 K, H 3 K
+            mixed = attend_joint(linear(x, kernel, bias).reshape(shape), segments, **dropout)
+            # Without this the compiler for TPU copies the kernel's output to another layout, twice.
+            mixed = jax.lax.optimization_barrier(mixed)
+        else:
+            query, key, value = (linear(x, *parts).reshape(shape) for parts in projections)
+            both = {"query_segments": segments, "key_segments": segments}
+            mixed = attend(query, key, value, **both, **dropout, implementation=implementation)
+        return linear(mixed.reshape(x.shape), *HeadProjection(config, merges=True, name="out")())
 
 
 class Mlp(nn.Module):
