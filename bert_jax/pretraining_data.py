@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.corpus import Corpus
@@ -11,6 +13,26 @@ from bert_jax.tokenizer import Tokenizer
 from core_jax.errors import UserError
 
 SPECIAL_TOKENS = 3  # [CLS] first [SEP] second [SEP]
+
+
+def predictions_per_row(sequence_length: int, mask_probability: float) -> int:
+    """How many tokens of a row may be predicted, P."""
+    return max(1, round(sequence_length * mask_probability))
+
+
+def batch_shapes(rows: int, sequence_length: int, mask_probability: float) -> dict[str, Any]:
+    """Shapes and dtypes of a batch of `PretrainingExamples`, before there is any text."""
+    predictions = predictions_per_row(sequence_length, mask_probability)
+    positions, predicted = (jax.ShapeDtypeStruct((rows, n), jnp.int32) for n in (sequence_length, predictions))
+    return {
+        **dict.fromkeys(("tokens", "segments", "types"), positions),
+        **dict.fromkeys(("mlm_positions", "mlm_labels"), predicted),
+        "nsp_labels": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "weights": {
+            "mlm": jax.ShapeDtypeStruct((rows, predictions), jnp.float32),
+            "nsp": jax.ShapeDtypeStruct((rows,), jnp.float32),
+        },
+    }
 
 
 class PretrainingExamples:
@@ -52,7 +74,7 @@ class PretrainingExamples:
         self._corpus, self._length, self._seed = corpus, sequence_length, seed
         self._short_probability = short_probability
         self._cls_id, self._sep_id, self._pad_id = tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id
-        self._predictions = max(1, round(sequence_length * mask_probability))
+        self._predictions = predictions_per_row(sequence_length, mask_probability)
         self._masking: dict[str, Any] = {
             "mask_id": tokenizer.mask_id,
             "ordinary_ids": tokenizer.ordinary_ids,

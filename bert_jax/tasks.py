@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int64, Key, PyTree
 
 from bert_jax.model import BertForPretraining
 from core_jax.losses import cross_entropy, objective
 from core_jax.metrics import accuracy
-from core_jax.train import Loss, Metrics
+from core_jax.train import Loss, Metrics, State, compile_step, make_step
 
 INPUTS = ("tokens", "segments", "types", "mlm_positions")
 
@@ -58,6 +59,21 @@ def pretraining_loss(model: BertForPretraining, *, train: bool) -> Loss:
         return objective(terms, batch.get("totals")), metrics
 
     return loss
+
+
+def training_step(
+    model: BertForPretraining, optimizer: optax.GradientTransformation, state: State, accumulation_steps: int
+) -> Callable[..., tuple[State, Metrics]]:
+    """The jitted step of pretraining: the one that is trained with, and the one that a plan compiles.
+
+    Args:
+      model: whose parameters are trained.
+      optimizer: of all of them.
+      state: shapes that know where they live.
+      accumulation_steps: parts that the batch is computed in.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return compile_step(make_step(pretraining_loss(model, train=True), optimizer, accumulation_steps), shardings)
 
 
 def unigram_scores(counts: Int64[np.ndarray, " V"]) -> Callable[[dict[str, Any]], Metrics]:

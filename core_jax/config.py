@@ -100,6 +100,8 @@ class TrainingConfig:
     seed: int = 0  # everything random follows from it
     # devices by axis: data (replicas), fsdp (batch and parameters), tensor (heads, MLP width, vocabulary); -1: the rest
     mesh: str = dataclasses.field(default="data:-1", metadata=ELASTIC)
+    # compile the step for a TPU slice that is not here, such as v5e-256 or v5e:16x16; report, do not train
+    plan: str = dataclasses.field(default="", metadata=ELASTIC)
     # work folder: everything that the run leaves; by default runs/PRESET
     workdir: str = dataclasses.field(default="", metadata=ELASTIC)
     log_every: int = dataclasses.field(default=100, metadata=ELASTIC)  # steps between lines of metrics.jsonl

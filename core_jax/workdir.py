@@ -64,7 +64,9 @@ def claim_workdir(workdir: epath.PathLike, config: Any) -> None:
                 + "\n".join(lines)
                 + "\ntype the same flags to go on with it, or choose another --workdir"
             )
-    elif workdir.exists() and not all(path.name.startswith(".") for path in workdir.iterdir()):
+    elif workdir.exists() and not all(
+        path.name.startswith(".") or path.name == "plan.json" for path in workdir.iterdir()
+    ):
         raise UserError(f"--workdir={workdir} is not empty and holds no run; choose a new or an empty folder")
     if jax.process_index() == 0:
         _prove_writable(workdir)

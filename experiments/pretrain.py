@@ -25,7 +25,7 @@ from bert_jax.pretraining import (
     prepare_text,
     resolve_model,
 )
-from bert_jax.tasks import initial_params, pretraining_loss
+from bert_jax.tasks import initial_params, training_step
 from bert_jax.tokenizer import load_tokenizer
 from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
 from core_jax.data import check_batch, training_batches
@@ -33,9 +33,9 @@ from core_jax.optimizers import make_optimizer, schedule
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.sources import check_source
 from core_jax.stopwatch import Stopwatch
-from core_jax.train import Cadence, Hooks, State, abstract_state, compile_step, create_state, fit, make_step
+from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
 from core_jax.workdir import Recorder, check_space, claim_workdir, filling, lock, read_config
-from experiments import results
+from experiments import planning, results
 from experiments.console import StepProgress, StopRequest, parse_preset, run_command, say
 
 SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second")
@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
     config = parse_preset(arguments, PRESETS, "bert-tiny", "Pretrains BERT on text, and goes on where it stopped.")
     workdir = config.training.workdir or os.path.join("runs", config.preset)
+    if config.training.plan:
+        return planning.run(config, workdir)
     mesh = parse_mesh(config.training.mesh)
     check(config, workdir, mesh)
     with lock(workdir), StopRequest().listening() as stopping:
@@ -170,11 +172,7 @@ def loop(
 ) -> State:
     """Compiles the step and trains to the last."""
     training, first_step = session.config.training, int(state.step)
-    loss = pretraining_loss(session.model, train=True)
-    step = compile_step(
-        make_step(loss, session.optimizer, training.accumulation_steps),
-        jax.tree.map(lambda leaf: leaf.sharding, session.abstract),
-    )
+    step = training_step(session.model, session.optimizer, session.abstract, training.accumulation_steps)
     batches = training_batches(
         session.text.train,
         session.mesh,

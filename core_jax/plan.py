@@ -1,0 +1,164 @@
+"""What a training step would do on a TPU slice that is not here: compiled by the real compiler, then added up."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from core_jax.flops import count_flops
+from core_jax.hlo import Collective, read_traffic
+from core_jax.topologies import GIB, Topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A step on one slice; bytes, operations and seconds are those of each chip."""
+
+    topology: str
+    chips: int
+    fits: bool
+    hbm_limit_bytes: int
+    peak_bytes: int | None  # None where the compiler gave up before it knew
+    arguments_bytes: int | None  # parameters, optimizer state and batch
+    temporary_bytes: int | None  # activations, gradients and room to work
+    flops: float  # of the matrix products that are computed, remat and kernels included
+    model_flops: float  # of those that the model needs: no remat
+    hbm_bytes_accessed: float | None
+    collectives: dict[str, dict[str, int]]  # kind -> count and bytes sent, all within the slice (ICI)
+    ici_bytes: int
+    dcn_bytes: int  # between slices: a plan is of one slice
+    compute_seconds: float
+    memory_seconds: float | None
+    network_seconds: float
+    step_seconds_bound: float | None
+    bound: str  # compute, memory or network
+    mfu_bound: float | None
+    compile_seconds: float
+    message: str  # of the compiler, where the step does not fit
+
+
+def make_plan(step: Any, arguments: tuple[PyTree, ...], model_flops: float, mesh: Mesh, topology: Topology) -> Plan:
+    """Compiles a step for a slice and adds up what it does.
+
+    Args:
+      step: jitted, as the training loop runs it.
+      arguments: shapes that know their shardings over `mesh`.
+      model_flops: operations that the model needs for one step, over all chips.
+      mesh: of the slice's devices.
+      topology: the slice.
+    Returns:
+      The plan. The roofline takes compute, memory and network to overlap fully, so the step is at least as long.
+    Source: Williams et al. 2009 (roofline), https://doi.org/10.1145/1498765.1498785; Chowdhery et al. 2022 (MFU),
+      https://arxiv.org/abs/2204.02311, appendix B.
+    """
+    chip, start = topology.chip, time.perf_counter()
+    with jax.set_mesh(mesh):
+        flops = count_flops(step, *arguments) / topology.chips
+        compiled, message = _compile(step, arguments)
+    plan = Plan(
+        topology=topology.name,
+        chips=topology.chips,
+        fits=compiled is not None,
+        hbm_limit_bytes=chip.hbm_bytes,
+        peak_bytes=None,
+        arguments_bytes=None,
+        temporary_bytes=None,
+        flops=flops,
+        model_flops=model_flops / topology.chips,
+        hbm_bytes_accessed=None,
+        collectives={},
+        ici_bytes=0,
+        dcn_bytes=0,
+        compute_seconds=flops / chip.flops,
+        memory_seconds=None,
+        network_seconds=0.0,
+        step_seconds_bound=None,
+        bound="memory",
+        mfu_bound=None,
+        compile_seconds=time.perf_counter() - start,
+        message=message,
+    )
+    return plan if compiled is None else _measure(plan, compiled, topology)
+
+
+def _compile(step, arguments):
+    try:
+        return step.lower(*arguments).compile(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, _first_sentence(str(error))
+
+
+def _measure(plan: Plan, compiled: Any, topology: Topology) -> Plan:
+    memory, chip, traffic = compiled.memory_analysis(), topology.chip, read_traffic(compiled.as_text())
+    moved = float(compiled.cost_analysis()["bytes accessed"]) * traffic.loop_factor
+    sent = sum(collective.bytes for collective in traffic.collectives.values())
+    seconds = {"compute": plan.compute_seconds, "memory": moved / chip.hbm_rate, "network": sent / chip.ici_rate}
+    bound = max(seconds, key=lambda name: seconds[name])
+    return dataclasses.replace(
+        plan,
+        peak_bytes=int(memory.peak_memory_in_bytes),
+        fits=memory.peak_memory_in_bytes <= chip.hbm_bytes,
+        arguments_bytes=int(memory.argument_size_in_bytes),
+        temporary_bytes=int(memory.temp_size_in_bytes),
+        hbm_bytes_accessed=moved,
+        collectives={kind: _as_dict(collective) for kind, collective in traffic.collectives.items()},
+        ici_bytes=sent,
+        memory_seconds=seconds["memory"],
+        network_seconds=seconds["network"],
+        step_seconds_bound=seconds[bound],
+        bound=bound,
+        mfu_bound=plan.model_flops / chip.flops / seconds[bound],
+    )
+
+
+def _as_dict(collective: Collective) -> dict[str, int]:
+    return dataclasses.asdict(collective)
+
+
+def _first_sentence(message: str) -> str:
+    found = re.search(r"Ran out of memory.*?\.(?=\s|$)|Used .*? of .*? hbm.*?\.(?=\s|$)", message, re.DOTALL)
+    return " ".join((found[0] if found else message.splitlines()[0]).split())
+
+
+def _gib(count):
+    return "unknown" if count is None else f"{count / GIB:.2f} GiB"
+
+
+def describe_plan(plan: Plan, tokens: int, steps: int) -> list[tuple[str, str]]:
+    """The plan as rows of a table.
+
+    Args:
+      plan: from `make_plan`.
+      tokens: positions of a global batch.
+      steps: of the whole run.
+    """
+    rows = [
+        ("fits", "yes" if plan.fits else f"no: {plan.message or 'the peak is above the limit'}"),
+        ("peak memory a chip", f"{_gib(plan.peak_bytes)} of {_gib(plan.hbm_limit_bytes)}"),
+        ("  parameters, optimizer, batch", _gib(plan.arguments_bytes)),
+        ("  activations, gradients, work", _gib(plan.temporary_bytes)),
+        ("operations a chip", f"{plan.flops / 1e12:.2f} T ({plan.model_flops / 1e12:.2f} T without remat)"),
+    ]
+    if plan.step_seconds_bound is None or plan.mfu_bound is None or plan.hbm_bytes_accessed is None:
+        return rows
+    rows.append(("memory traffic a chip", f"{plan.hbm_bytes_accessed / 1e9:.1f} GB"))
+    rows += [
+        (f"  {kind} over ICI", f"{found['count']} a step, {found['bytes'] / 1e6:,.1f} MB sent")
+        for kind, found in plan.collectives.items()
+    ]
+    seconds = plan.step_seconds_bound
+    parts = (plan.compute_seconds, plan.memory_seconds or 0.0, plan.network_seconds)
+    rows += [
+        ("compute, memory, network", " / ".join(f"{1e3 * part:.1f} ms" for part in parts)),
+        ("step, at least", f"{1e3 * seconds:.1f} ms, bound by {plan.bound}"),
+        ("MFU, at most", f"{100 * plan.mfu_bound:.1f} %"),
+        ("tokens a second, at most", f"{tokens / seconds:,.0f}"),
+        (f"{steps:,} steps, at least", f"{steps * seconds / 86_400:.2f} days"),
+    ]
+    return rows
