@@ -122,6 +122,7 @@ def describe_devices(topology: Topology) -> list[Any]:
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_STDERR_LOG_LEVEL": "3",
         "TPU_MIN_LOG_LEVEL": "3",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is held: several plans may be made at once
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

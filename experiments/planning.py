@@ -59,7 +59,8 @@ def plan_pretraining(config: BertPretraining) -> Plan:
     rows = batch_sharding(mesh)
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch)
     step = training_step(model, optimizer, state, training.accumulation_steps)
-    return make_plan(step, (state, batch), model_flops(model, state.params, batch), mesh, topology)
+    needed = float(model_flops(model, state.params, batch))
+    return make_plan(step, (state, batch), needed, mesh, topology)
 
 
 def model_flops(model: BertForPretraining, params: PyTree, batch: PyTree) -> int:
