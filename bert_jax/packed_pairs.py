@@ -1,5 +1,6 @@
 """Sentence pairs packed into rows: each attends to itself alone, counts its own positions and keeps its own [CLS]."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,12 @@ class PackedPairs:
         pairs = [self.pairs.pair(epoch, member) for member in self.members(epoch, row)]
         free = self.pairs.sequence_length - sum(len(pair.tokens) for pair in pairs)
         return [*pairs, self.pairs.extra_pair(epoch, row, free)] if free >= self._shortest_extra else pairs
+
+    def measure(self, rows: Iterable[int]) -> tuple[float, float]:
+        """Pairs a row, and the share of positions that is padding, in some rows of epoch 0."""
+        lengths = [[len(pair.tokens) for pair in self.row(0, row)] for row in rows]
+        filled = sum(map(sum, lengths)) / (len(lengths) * self.pairs.sequence_length)
+        return sum(map(len, lengths)) / len(lengths), 1 - filled
 
     def example(self, epoch: int, index: int) -> dict[str, Any]:
         """Draws the row at a place.

@@ -16,6 +16,7 @@ from jaxtyping import Int64, PyTree
 from bert_jax.config import BertConfig, BertPretraining
 from bert_jax.corpus import build_corpus, corpus_exists, is_held_out, open_corpus
 from bert_jax.model import BertForPretraining
+from bert_jax.packed_pairs import PackedPairs
 from bert_jax.pretraining_data import PretrainingExamples
 from bert_jax.tasks import initial_params, make_scoring
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
@@ -35,7 +36,7 @@ class Text:
     """The text of a run: its vocabulary, its examples to train on and those held out."""
 
     tokenizer: Tokenizer
-    train: PretrainingExamples
+    train: PretrainingExamples | PackedPairs
     held_out: PretrainingExamples
     unigram_counts: Int64[np.ndarray, " V"]  # of each piece in the training documents
 
@@ -77,7 +78,9 @@ def open_text(config: BertPretraining, workdir: str) -> Text:
         )
 
     counts = open_corpus(os.path.join(workdir, "corpus"), "train").unigram_counts
-    return Text(tokenizer, examples("train"), examples("held_out"), counts)
+    train = examples("train")
+    packed = PackedPairs(train, config.training.seed) if text.packing else train
+    return Text(tokenizer, packed, examples("held_out"), counts)
 
 
 def _make_text(config, workdir, report):

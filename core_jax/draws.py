@@ -29,7 +29,7 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 def first_uniforms(
     seed: int, epoch: int, indices: Int[np.ndarray, " N"], count: int
 ) -> Float64[np.ndarray, "N {count}"]:
-    """What `generator(seed, epoch, index).random(count)` gives for each index, to the bit, without a generator for each.
+    """What `generator(seed, epoch, index).random(count)` gives, to the bit, for many indices without their generators.
 
     Args:
       seed: of the run, 0 or more.
