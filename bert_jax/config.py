@@ -36,6 +36,9 @@ class TextConfig:
     tokenizer: str = "wordpiece"
     lowercase: bool = True  # whether a trained WordPiece vocabulary ignores case and accents
     sequence_length: int = 128  # tokens of a row, special ones included
+    # whether a row holds as many sentence pairs as fit, each on its own, instead of one and padding; held-out text is
+    # scored unpacked all the same
+    packing: bool = False
     mask_probability: float = 0.15  # share of the tokens to predict
     whole_word_masking: bool = False  # hide all pieces of a word or none
     short_probability: float = 0.1  # share of pairs that are made short

@@ -10,6 +10,11 @@ from jaxtyping import Bool, Int, Int32
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1  # of the chosen tokens; the rest stay as they are
 
 
+def number_of_predictions(maskable: int, probability: float, maximum: int) -> int:
+    """How many tokens of a sequence are predicted: a share of the maskable ones, at least one if there are any."""
+    return min(max(1, round(maskable * probability)), maximum, maskable)
+
+
 def mask_tokens(
     tokens: Int32[np.ndarray, " T"],
     maskable: Bool[np.ndarray, " T"],
@@ -39,7 +44,7 @@ def mask_tokens(
       The tokens that the model sees, the positions to predict, ascending, and the original ids there.
     """
     candidates = np.flatnonzero(maskable)
-    number = min(max(1, round(len(candidates) * probability)), maximum_predictions, len(candidates))
+    number = number_of_predictions(len(candidates), probability, maximum_predictions)
     if whole_words:
         positions = _whole_words(candidates, continues_word[tokens[candidates]], number, rng)
     else:

@@ -1,6 +1,6 @@
 """BERT, exactly as Devlin et al. 2018 (https://arxiv.org/abs/1810.04805), from the blocks of core_jax.
 
-Axes: B batch, T positions, P predicted positions, D width, V vocabulary.
+Axes: B batch, T positions, P predicted positions, S pairs of a packed row, D width, V vocabulary.
 """
 
 import flax.linen as nn
@@ -27,8 +27,15 @@ class Bert(nn.Module):
         self.pooler = Pooler(config)
 
     def __call__(
-        self, tokens: Tokens, segments: Tokens, types: Tokens, positions: Tokens | None = None, *, train: bool = False
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
+        self,
+        tokens: Tokens,
+        segments: Tokens,
+        types: Tokens,
+        positions: Tokens | None = None,
+        cls_positions: Int[Array, "B S"] | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B *S D"]]:
         """Reads sequences.
 
         Args:
@@ -36,13 +43,15 @@ class Bert(nn.Module):
           segments: tokens attend to those with the same number; padding has 0.
           types: 0 in the first sentence of a pair, 1 in the second.
           positions: places in the position table; by default 0, 1, ..., T - 1.
+          cls_positions: where the examples of packed rows start; by default a row is one example.
           train: whether dropout is on (it needs the "dropout" randomness).
         Returns:
-          The hidden states of the last layer, and the pooled state of the first position.
+          The hidden states of the last layer, and the pooled state of the first position: [B, D], or, with
+          `cls_positions`, of each of those: [B, S, D].
         """
         hidden = self.embeddings(tokens, types, positions, train=train)
         hidden = self.encoder(hidden, segments, train=train)
-        return hidden, self.pooler(hidden)
+        return hidden, self.pooler(hidden, cls_positions)
 
     def decode(self, hidden: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
         """The product with every token's embedding."""
@@ -66,15 +75,17 @@ class BertForPretraining(nn.Module):
         segments: Tokens,
         types: Tokens,
         mlm_positions: Int[Array, "B P"],
+        positions: Tokens | None = None,
+        cls_positions: Int[Array, "B S"] | None = None,
         *,
         train: bool = False,
-    ) -> tuple[Float[Array, "B P V"], Float[Array, "B 2"]]:
+    ) -> tuple[Float[Array, "B P V"], Float[Array, "B *S 2"]]:
         """Logits of the pieces at `mlm_positions` (nowhere else are they computed), and of next (0) or random (1).
 
         Args:
-          tokens, segments, types, train: as for `Bert`.
+          tokens, segments, types, positions, cls_positions, train: as for `Bert`.
           mlm_positions: positions to predict.
         """
-        hidden, pooled = self.bert(tokens, segments, types, train=train)
+        hidden, pooled = self.bert(tokens, segments, types, positions, cls_positions, train=train)
         mlm_logits = self.token_prediction(gather_positions(hidden, mlm_positions), self.bert.decode)
         return mlm_logits, self.next_sentence_classifier(pooled)

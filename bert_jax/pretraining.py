@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -16,7 +17,8 @@ from jaxtyping import Int64, PyTree
 from bert_jax.config import BertConfig, BertPretraining
 from bert_jax.corpus import build_corpus, corpus_exists, is_held_out, open_corpus
 from bert_jax.model import BertForPretraining
-from bert_jax.pretraining_data import PretrainingExamples
+from bert_jax.packed_pairs import PackedPairs, room_of_rows
+from bert_jax.pretraining_data import PretrainingExamples, predictions_per_row
 from bert_jax.tasks import initial_params, make_scoring
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
@@ -35,7 +37,7 @@ class Text:
     """The text of a run: its vocabulary, its examples to train on and those held out."""
 
     tokenizer: Tokenizer
-    train: PretrainingExamples
+    train: PretrainingExamples | PackedPairs
     held_out: PretrainingExamples
     unigram_counts: Int64[np.ndarray, " V"]  # of each piece in the training documents
 
@@ -77,7 +79,30 @@ def open_text(config: BertPretraining, workdir: str) -> Text:
         )
 
     counts = open_corpus(os.path.join(workdir, "corpus"), "train").unigram_counts
-    return Text(tokenizer, examples("train"), examples("held_out"), counts)
+    train = examples("train")
+    packed = PackedPairs(train, config.training.seed) if text.packing else train
+    return Text(tokenizer, packed, examples("held_out"), counts)
+
+
+def batch_shapes(config: BertPretraining) -> dict[str, Any]:
+    """Shapes and dtypes of the global batch of a run, before there is any text."""
+    text, rows = config.text, config.training.global_batch_size
+    pairs, predictions = (), predictions_per_row(text.sequence_length, text.mask_probability)
+    names = ("tokens", "segments", "types")
+    if text.packing:
+        room, predictions = room_of_rows(text.sequence_length, text.mask_probability)
+        pairs, names = (room,), (*names, "positions")
+
+    def shape(*sizes, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct((rows, *sizes), dtype)
+
+    return {
+        **dict.fromkeys(names, shape(text.sequence_length)),
+        **({"cls_positions": shape(*pairs)} if text.packing else {}),
+        **dict.fromkeys(("mlm_positions", "mlm_labels"), shape(predictions)),
+        "nsp_labels": shape(*pairs),
+        "weights": {"mlm": shape(predictions, dtype=jnp.float32), "nsp": shape(*pairs, dtype=jnp.float32)},
+    }
 
 
 def _make_text(config, workdir, report):

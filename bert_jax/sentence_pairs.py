@@ -8,11 +8,12 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from bert_jax.corpus import Corpus
 
 NEXT, RANDOM = 0, 1  # labels, as in the original
+DRAWS = 7  # random numbers that a pair's lengths follow from
 DOCUMENTS_AT_ONCE = 100_000  # whose lengths are Python numbers at one time
 
 
@@ -72,6 +73,7 @@ def draw_pair(
     *,
     maximum: int,
     short_probability: float = 0.1,
+    anywhere: bool = False,
 ) -> SentencePair:
     """Draws a pair whose first text is the start of a chunk.
 
@@ -81,15 +83,17 @@ def draw_pair(
       rng: where all randomness comes from.
       maximum: tokens of both texts together, at most.
       short_probability: share of the pairs whose length is drawn from 2 .. maximum instead.
+      anywhere: whether the first text is from anywhere in the chunk instead, as it is in short pairs, with `maximum`
+        tokens to reach.
     Returns:
       The pair: with probability 1/2 the chunk goes on, else a random place in a random other document does.
     """
     document, first, end = chunk.tolist()
-    is_short, length, run, split, coin, other, start = rng.random(7).tolist()
+    is_short, length, run, split, coin, other, start = rng.random(DRAWS).tolist()
     tokens, ends = corpus.tokens(document), [0, *corpus.sentence_ends(document).tolist()]
     target = maximum
-    if is_short < short_probability:
-        target = 2 + int(length * (maximum - 1))
+    if anywhere or is_short < short_probability:
+        target = maximum if anywhere else 2 + int(length * (maximum - 1))
         first += int(run * (end - first - 1))  # leaves two sentences at least
         end = next((last for last in range(first + 2, end) if ends[last] - ends[first] >= target), end)
     middle = first + 1 + int(split * (end - first - 1))
@@ -100,6 +104,46 @@ def draw_pair(
         other = int(other * (len(corpus) - 1))
         label, second = RANDOM, _random_text(corpus, other + (other >= document), start, target - len(start_of_text))
     return SentencePair(*_truncate(start_of_text, second, maximum, rng), label)
+
+
+def pair_lengths(
+    sentence_starts: Int64[np.ndarray, " S_plus_one"],
+    document_offsets: Int64[np.ndarray, " documents_plus_one"],
+    chunks: Int64[np.ndarray, "N 3"],
+    draws: Float64[np.ndarray, "N draws"],
+    *,
+    maximum: int,
+    short_probability: float = 0.1,
+) -> Int64[np.ndarray, " N"]:
+    """Tokens of both texts together of the pairs that `draw_pair` draws, of many at once and without reading any text.
+
+    Args:
+      sentence_starts: tokens before each sentence of the split, and of all sentences at the end.
+      document_offsets: index of each document's first sentence, and the number of sentences at the end.
+      chunks: rows of `chunk_documents`.
+      draws: the first DRAWS uniform numbers of each pair's generator.
+      maximum, short_probability: as for `draw_pair`.
+    Returns:
+      The lengths, 2 .. maximum.
+    """
+    is_short, length, run, split, coin, other, start = draws.T
+    document, first, end = chunks.T
+    first, end = document_offsets[document] + first, document_offsets[document] + end  # counted within the split
+    short = is_short < short_probability
+    target = np.where(short, 2 + (length * (maximum - 1)).astype(np.int64), maximum)
+    first = np.where(short, first + (run * (end - first - 1)).astype(np.int64), first)
+    reached = np.searchsorted(sentence_starts, sentence_starts[first] + target)
+    end = np.where(short, np.clip(reached, first + 2, end), end)
+    middle = first + 1 + (split * (end - first - 1)).astype(np.int64)
+    of_first = sentence_starts[middle] - sentence_starts[first]
+    other = (other * (len(document_offsets) - 2)).astype(np.int64)
+    other += other >= document
+    offset, last = document_offsets[other], document_offsets[other + 1] - 1
+    sentence = offset + (start * (last + 1 - offset)).astype(np.int64)
+    reached = np.searchsorted(sentence_starts, sentence_starts[sentence] + target - of_first) - 1
+    of_random = sentence_starts[np.clip(reached, sentence, last) + 1] - sentence_starts[sentence]
+    of_second = np.where(coin < 0.5, sentence_starts[end] - sentence_starts[middle], of_random)
+    return np.minimum(of_first + of_second, maximum)
 
 
 def _random_text(corpus: Corpus, document: int, start: float, target: int) -> Int32[np.ndarray, " B"]:

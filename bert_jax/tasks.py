@@ -15,6 +15,7 @@ from core_jax.metrics import accuracy
 from core_jax.train import Loss, Metrics, State, compile_step, make_step
 
 INPUTS = ("tokens", "segments", "types", "mlm_positions")
+PACKED_INPUTS = ("positions", "cls_positions")  # where a row holds several pairs
 
 
 def initial_params(model: BertForPretraining) -> Callable[[Key[Array, ""]], PyTree]:
@@ -34,13 +35,15 @@ def pretraining_loss(model: BertForPretraining, *, train: bool) -> Loss:
       model: whose parameters are trained.
       train: whether dropout is on.
     Returns:
-      loss(params, batch, key); the scalar is the mean over all predicted tokens plus the mean over all pairs.
+      loss(params, batch, key); the scalar is the mean over all predicted tokens plus the mean over all pairs. A
+      batch is of `PretrainingExamples` or of `PackedPairs`.
     Source: Devlin et al. 2018, appendix A.2.
     """
 
     def loss(params: PyTree, batch: dict[str, Any], key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
+        packed = {name: batch[name] for name in PACKED_INPUTS if name in batch}
         logits: Any = model.apply(
-            {"params": params}, *(batch[name] for name in INPUTS), train=train, rngs={"dropout": key}
+            {"params": params}, *(batch[name] for name in INPUTS), **packed, train=train, rngs={"dropout": key}
         )
         mlm_logits, nsp_logits = logits
         weights = batch["weights"]

@@ -94,7 +94,8 @@ class TrainingConfig:
     """How long, on what devices, and what is kept."""
 
     steps: int = dataclasses.field(default=1_000_000, metadata=ELASTIC)  # optimizer steps in all
-    global_batch_size: int = 256  # examples a step, over all devices and hosts
+    # rows a step, over all devices and hosts: one example each, or, with --packing=True, as many as fit into it
+    global_batch_size: int = 256
     # parts that each batch is computed in, one after another: the same result in less memory
     accumulation_steps: int = dataclasses.field(default=1, metadata=ELASTIC)
     seed: int = 0  # everything random follows from it

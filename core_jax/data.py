@@ -45,11 +45,11 @@ class Order:
         return position // self._length, int(index)
 
 
-def check_batch(examples: Examples, batch_size: int) -> None:
-    """Raises UserError where there are fewer examples than one batch holds."""
+def check_batch(examples: Examples, batch_size: int, name: str = "examples") -> None:
+    """Raises UserError where there are fewer examples, or whatever their `name` is, than one batch holds."""
     if len(examples) < batch_size:
         raise UserError(
-            f"the data gives {len(examples)} examples, fewer than --global_batch_size={batch_size}: "
+            f"the data gives {len(examples)} {name}, fewer than --global_batch_size={batch_size}: "
             f"give more text, or --global_batch_size={max(len(examples) // 2, 1)} or less"
         )
 

@@ -1,6 +1,6 @@
 """What turns hidden states into answers.
 
-Axes: B batch, T positions, P predicted positions, D width, V vocabulary, C classes.
+Axes: B batch, T positions, P predicted positions, S examples of a packed row, D width, V vocabulary, C classes.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,17 @@ def gather_positions(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]
 
 
 class Pooler(nn.Module):
-    """The first position through a linear layer and tanh. Source: Devlin et al. 2018."""
+    """The first position of an example through a linear layer and tanh. Source: Devlin et al. 2018."""
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
-        """One vector for the whole row."""
-        return jnp.tanh(dense(self.config, self.config.width, "dense")(hidden[:, 0]))
+    def __call__(
+        self, hidden: Float[Array, "B T D"], positions: Int[Array, "B S"] | None = None
+    ) -> Float[Array, "B *S D"]:
+        """One vector for each row, or, with the first `positions` of the examples packed into it, one for each."""
+        first = hidden[:, 0] if positions is None else gather_positions(hidden, positions)
+        return jnp.tanh(dense(self.config, self.config.width, "dense")(first))
 
 
 class TokenPredictionHead(nn.Module):

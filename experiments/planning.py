@@ -9,8 +9,7 @@ from jaxtyping import PyTree
 
 from bert_jax.config import BertPretraining
 from bert_jax.model import BertForPretraining
-from bert_jax.pretraining import TRAINED_TOKENIZERS, resolve_model
-from bert_jax.pretraining_data import batch_shapes
+from bert_jax.pretraining import TRAINED_TOKENIZERS, batch_shapes, resolve_model
 from bert_jax.tasks import initial_params, pretraining_loss, training_step
 from bert_jax.tokenizer import load_tokenizer
 from core_jax.flops import count_flops
@@ -55,9 +54,8 @@ def plan_pretraining(config: BertPretraining) -> Plan:
     state = abstract_state(initial_params(model), optimizer)
     check_mesh(mesh, state, training.global_batch_size, training.accumulation_steps)
     state = with_shardings(state, mesh)
-    batch = batch_shapes(training.global_batch_size, config.text.sequence_length, config.text.mask_probability)
     rows = batch_sharding(mesh)
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), batch)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch_shapes(config))
     step = training_step(model, optimizer, state, training.accumulation_steps)
     needed = float(model_flops(model, state.params, batch))
     return make_plan(step, (state, batch), needed, mesh, topology)

@@ -110,7 +110,7 @@ def open_session(config: BertPretraining, workdir: str, mesh: Mesh, stopping: St
     model = resolve_model(config.model, text.tokenizer)
     session = Session(config, workdir, mesh, text, model, make_optimizer(config.optimizer, training.steps), stopping)
     check_mesh(mesh, session.abstract, training.global_batch_size, training.accumulation_steps)
-    check_batch(text.train, training.global_batch_size)
+    check_batch(text.train, training.global_batch_size, "packed rows" if config.text.packing else "examples")
     return session
 
 

@@ -13,12 +13,14 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from bert_jax.config import BertPretraining
+from bert_jax.packed_pairs import PackedPairs
 from bert_jax.pretraining import Text
 from core_jax.stopwatch import Stopwatch
 from core_jax.workdir import write_atomically
 from experiments.console import format_value, print_table, say
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+SAMPLED_ROWS = 200  # of packed ones, to tell how full they are
 ROWS = (  # label, model's score, baseline's score
     ("MLM accuracy", "mlm_accuracy", "unigram_accuracy"),
     ("MLM loss (nats)", "mlm_loss", "unigram_loss"),
@@ -33,9 +35,18 @@ def describe_start(config: BertPretraining, text: Text, params: PyTree, step: in
     start = f"going on from step {step}" if step else "starting"
     return (
         f"{start}: {config.preset}, {count_parameters(params):,} parameters, vocabulary {text.tokenizer.vocab_size:,}; "
-        f"{len(text.train):,} examples to train on, {len(text.held_out):,} held out; "
+        f"{_describe_training(text)} to train on, {len(text.held_out):,} held out; "
         f"{mesh.size} of {jax.device_count()} devices ({jax.devices()[0].device_kind}; {axes})"
     )
+
+
+def _describe_training(text: Text) -> str:
+    if not isinstance(text.train, PackedPairs):
+        return f"{len(text.train):,} examples"
+    pairs, rows = len(text.train.pairs), len(text.train)
+    rows_read = range(0, rows, -(-rows // SAMPLED_ROWS))
+    per_row, padding = text.train.measure(rows_read)
+    return f"{pairs:,} examples in {rows:,} rows ({per_row:.2f} pairs a row, {100 * padding:.1f} % padding)"
 
 
 def count_parameters(params: PyTree) -> int:
@@ -64,7 +75,8 @@ def save(
             "preset": config.preset,
             "parameters": count_parameters(params),
             "vocab_size": text.tokenizer.vocab_size,
-            "train_examples": len(text.train),
+            "train_examples": len(text.train.pairs if isinstance(text.train, PackedPairs) else text.train),
+            "train_rows": len(text.train),
             "held_out_examples": len(text.held_out),
             "useful_tokens_per_second": _median_rate(workdir),
             "seconds": stopwatch.total(),

@@ -188,7 +188,8 @@ def test_what_does_not_fit_says_so_and_exits_with_3(tmp_path, capsys):
     assert "no:" in printed
 
 
-def test_a_plan_and_a_run_lower_the_same_step(monkeypatch, tmp_path):
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_plan_and_a_run_lower_the_same_step(monkeypatch, tmp_path, packing):
     """The text of what a run compiles on this CPU is that of a plan for a slice that consists of this CPU."""
     lowered = []
 
@@ -203,6 +204,7 @@ def test_a_plan_and_a_run_lower_the_same_step(monkeypatch, tmp_path):
 
     monkeypatch.setattr(pretrain, "training_step", note)
     arguments = tiny_run.flags(tmp_path / "run", tiny_run.write_text(tmp_path / "text"), steps=1, warmup_steps=1)
+    arguments.append(f"--packing={packing}")
     assert pretrain.main(arguments) == 0
     monkeypatch.setattr(planning, "describe_devices", lambda topology: jax.devices()[: topology.chips])
     planned: list[Any] = []
