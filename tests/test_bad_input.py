@@ -61,6 +61,8 @@ BAD_FLAGS = {
     "data of an unknown kind": ({"data": "txt:a"}, ("txt", "text:")),
     "tokenizer that is not there": ({"tokenizer": "/nowhere/vocab.txt"}, ("/nowhere/vocab.txt",)),
     "init that is not there": ({"init": "/nowhere"}, ("/nowhere", "work folder")),
+    "packing that is neither": ({"packing": "maybe"}, ("maybe", "packing")),
+    "fewer packed rows than a batch": ({"packing": True, "global_batch_size": 1024}, ("packed rows", "1024")),
     "corpus smaller than a batch": ({"global_batch_size": 1024}, ("1024", "--global_batch_size=")),
 }
 

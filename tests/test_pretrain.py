@@ -104,6 +104,20 @@ def test_more_steps_go_on_and_another_mesh_too(text, tmp_path, capsys):
     assert [line["step"] for line in lines(folder, "train")] == [8, 16]
 
 
+def test_a_packed_run_goes_on_with_the_same_batches_on_any_mesh(text, tmp_path, capsys):
+    changes = {"packing": True, "sequence_length": 40, "schedule": "constant", "steps": 16}
+    assert pretrain.main(flags(tmp_path / "whole", text, **changes)) == 0
+    assert "pairs a row" in capsys.readouterr().out
+    assert pretrain.main(flags(tmp_path / "parts", text, **changes | {"steps": 8})) == 0
+    elsewhere = {"mesh": "data:2,fsdp:2,tensor:2", "accumulation_steps": 2}
+    assert pretrain.main(flags(tmp_path / "parts", text, **changes | elsewhere)) == 0
+    for ours, theirs in zip(lines(tmp_path / "whole", "train"), lines(tmp_path / "parts", "train"), strict=True):
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+        np.testing.assert_allclose(ours["useful_positions"], theirs["useful_positions"], rtol=1e-6)
+        assert ours["useful_positions"] > 0.9
+    assert summary(tmp_path / "whole")["train_examples"] > summary(tmp_path / "whole")["train_rows"]
+
+
 def test_a_run_repeats_to_the_digit(workdir, text, tmp_path):
     assert pretrain.main(flags(tmp_path / "again", text, mesh="data:-1")) == 0
     one, other = summary(workdir), summary(tmp_path / "again")
