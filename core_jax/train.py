@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from core_jax import metrics as metrics_lib
 from core_jax.losses import Ratio
-from core_jax.sharding import BATCH_AXES, constrain, target_platform, tree_shardings
+from core_jax.sharding import BATCH_AXES, constrain, tree_shardings
 from core_jax.stopwatch import Stopwatch
 
 Metrics = dict[str, Ratio]
@@ -79,7 +79,7 @@ def make_step(
     """
 
     def step(state: State, batch: dict[str, Any]) -> tuple[State, Metrics]:
-        key = _step_key(state.key, state.step)
+        key = jax.random.fold_in(state.key, state.step)
         if accumulation_steps == 1:
             (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         else:
@@ -90,15 +90,6 @@ def make_step(
         return State(state.step + 1, optax.apply_updates(state.params, updates), opt, state.key), metrics
 
     return step
-
-
-def _step_key(key, step):
-    """The randomness of one step. On TPU it is drawn by the chip's own generator: threefry takes longer than the step,
-    and minutes to compile."""
-    key = jax.random.fold_in(key, step)
-    if target_platform() != "tpu":
-        return key
-    return jax.random.wrap_key_data(jax.random.bits(key, (4,)), impl="unsafe_rbg")
 
 
 def _accumulate(loss, params, batch, key, parts):
