@@ -103,19 +103,18 @@ def _closing(line, start):
 
 def _turns(computations, entry):
     """How often each computation runs."""
-    turns: collections.Counter = collections.Counter({entry: 1})
-    waiting = [entry]
+    turns: collections.Counter = collections.Counter()
+    waiting = [(entry, 1)]
     while waiting:
-        name = waiting.pop()
+        name, times = waiting.pop()
+        turns[name] += times
         for instruction in computations.get(name, ()):
             trip = re.search(r"known_trip_count[^\d]+(\d+)", instruction.rest)
             factor = int(trip[1]) if instruction.operation == "while" and trip else 1
             called = re.findall(r"(?:calls|body|to_apply)=%?([\w.\-]+)", instruction.rest)
             for branches in re.findall(r"branch_computations=\{([^}]*)\}", instruction.rest):
                 called += re.findall(r"[\w.\-]+", branches)
-            for other in called:
-                turns[other] += factor * turns[name]
-                waiting.append(other)
+            waiting += [(other, factor * times) for other in called]
     return turns
 
 

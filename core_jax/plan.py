@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from core_jax.flops import count_flops
-from core_jax.hlo import Collective, read_traffic
+from core_jax.hlo import read_traffic
 from core_jax.topologies import GIB, Topology
 
 
@@ -107,7 +107,7 @@ def _measure(plan: Plan, compiled: Any, topology: Topology) -> Plan:
         arguments_bytes=int(memory.argument_size_in_bytes),
         temporary_bytes=int(memory.temp_size_in_bytes),
         hbm_bytes_accessed=moved,
-        collectives={kind: _as_dict(collective) for kind, collective in traffic.collectives.items()},
+        collectives={kind: dataclasses.asdict(collective) for kind, collective in traffic.collectives.items()},
         ici_bytes=sent,
         memory_seconds=seconds["memory"],
         network_seconds=seconds["network"],
@@ -115,10 +115,6 @@ def _measure(plan: Plan, compiled: Any, topology: Topology) -> Plan:
         bound=bound,
         mfu_bound=plan.model_flops / chip.flops / seconds[bound],
     )
-
-
-def _as_dict(collective: Collective) -> dict[str, int]:
-    return dataclasses.asdict(collective)
 
 
 def _first_sentence(message: str) -> str:

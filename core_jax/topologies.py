@@ -63,21 +63,17 @@ class Topology:
 
 def slice_names(generation: str) -> dict[str, Topology]:
     """The usual slices of a generation by the name that one orders them by: {"v5e-8": v5e:2x4, ...}."""
-    chip, found, chips = CHIPS[generation], {}, 1 if CHIPS[generation].dimensions == 2 else 4
-    while chips <= chip.largest:
-        if chip.dimensions == 2 and chips != 2:
-            exponent = chips.bit_length() - 1
-            shape = (2 ** (exponent // 2), 2 ** (exponent - exponent // 2))
-        elif chip.dimensions == 3:
-            exponent = max(chips.bit_length() - 1, 2)
-            sizes = [2 ** ((exponent + i) // 3) for i in range(3)]
-            shape = (2, 2, 1) if chips == 4 else tuple(sizes)
-        else:
-            chips *= 2
+    chip, found = CHIPS[generation], {}
+    for exponent in range(chip.largest.bit_length()):
+        chips = 2**exponent
+        if chips == 2 or (
+            chip.dimensions == 3 and chips < 4
+        ):  # hosts have four chips; one alone can be had of two kinds
             continue
-        number = chips * 2 if chip.numbers_count_cores else chips
-        found[f"{generation}-{number}"] = Topology(generation, shape)
-        chips *= 2
+        shape = tuple(2 ** ((exponent + i) // chip.dimensions) for i in range(chip.dimensions))
+        if chips == 4 and chip.dimensions == 3:
+            shape = (2, 2, 1)
+        found[f"{generation}-{chips * 2 if chip.numbers_count_cores else chips}"] = Topology(generation, shape)
     return found
 
 

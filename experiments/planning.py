@@ -30,14 +30,13 @@ def run(config: BertPretraining, workdir: str) -> int:
     Raises:
       UserError: no such slice, a mesh that does not divide, or no TPU compiler.
     """
-    topology = parse_topology(config.training.plan)
     jax.config.update("jax_platforms", "cpu")  # whatever is here is not what is planned for
     plan = plan_pretraining(config)
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "plan.json")
     write_atomically(path, json.dumps(dataclasses.asdict(plan), indent=2) + "\n")
     tokens = config.training.global_batch_size * config.text.sequence_length
-    title = f"{config.preset}, {config.training.global_batch_size} x {config.text.sequence_length}, on {topology.name}"
+    title = f"{config.preset}, {config.training.global_batch_size} x {config.text.sequence_length}, on {plan.topology}"
     print_table(title, ("a step", "planned"), describe_plan(plan, tokens, config.training.steps))
     say(f"plan: {path}   compiled in {plan.compile_seconds:.0f} s")
     return 0 if plan.fits else DOES_NOT_FIT

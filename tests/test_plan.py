@@ -140,6 +140,16 @@ def test_loops_in_a_program_count_for_every_turn():
     assert traffic.loop_factor == pytest.approx((5 * body + entry) / (body + entry), rel=0.1)
 
 
+def test_what_two_places_call_counts_once_for_each():
+    """Also where it calls something else itself."""
+    call = "  %{0} = f32[8,4]{{1,0}} call(%x), to_apply=%{1}\n"
+    reduced = "  ROOT %r = f32[8,4]{1,0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add\n"
+    head, foot = "(x: f32[8,4]) -> f32[8,4] {\n  %x = f32[8,4]{1,0} parameter(0)\n", "}\n\n"
+    text = f"%inner {head}{reduced}{foot}%outer {head}{call.format('a', 'inner')}{foot}"
+    text += f"ENTRY %main {head}{call.format('a', 'outer')}{call.format('b', 'outer')}{foot}"
+    assert read_traffic(text).collectives["all-reduce"].count == 2
+
+
 def test_attributes_of_a_program():
     assert shape_bytes("(bf16[2,3]{1,0:T(8,128)(2,1)}, s32[], f32[0])") == 12 + 4
     assert group_size("replica_groups=[4,64]<=[256]") == 64
