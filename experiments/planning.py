@@ -9,9 +9,8 @@ from jaxtyping import PyTree
 
 from bert_jax.config import BertPretraining
 from bert_jax.model import BertForPretraining
-from bert_jax.pretraining import TRAINED_TOKENIZERS, batch_shapes, resolve_model
+from bert_jax.pretraining import batch_shapes, given_tokenizer, resolve_model
 from bert_jax.tasks import initial_params, pretraining_loss, training_step
-from bert_jax.tokenizer import load_tokenizer
 from core_jax.flops import count_flops
 from core_jax.optimizers import make_optimizer
 from core_jax.plan import Plan, describe_plan, make_plan
@@ -47,8 +46,9 @@ def plan_pretraining(config: BertPretraining) -> Plan:
     topology, training = parse_topology(config.training.plan), config.training
     mesh = parse_mesh(training.mesh, describe_devices(topology))
     model = BertForPretraining(config.model)
-    if config.text.tokenizer not in TRAINED_TOKENIZERS:
-        model = resolve_model(config.model, load_tokenizer(config.text.tokenizer))
+    tokenizer = given_tokenizer(config)
+    if tokenizer:
+        model = resolve_model(config.model, tokenizer)
     optimizer = make_optimizer(config.optimizer, training.steps)
     state = abstract_state(initial_params(model), optimizer)
     check_mesh(mesh, state, training.global_batch_size, training.accumulation_steps)

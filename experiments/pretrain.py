@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from bert_jax.config import PRESETS, BertPretraining
 from bert_jax.model import BertForPretraining
 from bert_jax.pretraining import (
-    TRAINED_TOKENIZERS,
     Text,
-    has_text,
+    check_text,
+    given_tokenizer,
     identity,
     load_params,
     make_evaluation,
@@ -26,12 +26,10 @@ from bert_jax.pretraining import (
     resolve_model,
 )
 from bert_jax.tasks import initial_params, training_step
-from bert_jax.tokenizer import load_tokenizer
 from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
 from core_jax.data import check_batch, training_batches
 from core_jax.optimizers import make_optimizer, schedule
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
-from core_jax.sources import check_source
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
 from core_jax.workdir import Recorder, check_space, claim_workdir, filling, lock, read_config
@@ -66,17 +64,15 @@ def check(config: BertPretraining, workdir: str, mesh: Mesh) -> None:
     Raises:
       UserError: with what to type instead.
     """
-    training, text = config.training, config.text
-    shapes = abstract_state(initial_params(BertForPretraining(config.model)), make_optimizer(config.optimizer, 1))
-    if text.tokenizer in TRAINED_TOKENIZERS and not config.init:  # otherwise the vocabulary has a size of its own
-        check_mesh(mesh, shapes, training.global_batch_size, training.accumulation_steps)
-    if text.tokenizer not in TRAINED_TOKENIZERS:
-        load_tokenizer(text.tokenizer)
+    training = config.training
     if config.init:
         read_config(config.init, BertPretraining)
         check_saved(os.path.join(config.init, "checkpoints"))
-    if not has_text(workdir):
-        check_source(text.data, text_column=text.text_column, split=text.data_split, data_dir=text.data_dir or None)
+    check_text(config, workdir)
+    tokenizer = given_tokenizer(config)
+    model = resolve_model(config.model, tokenizer) if tokenizer else BertForPretraining(config.model)
+    shapes = abstract_state(initial_params(model), make_optimizer(config.optimizer, 1))
+    check_mesh(mesh, shapes, training.global_batch_size, training.accumulation_steps)
     claim_workdir(workdir, config)
     # One checkpoint more than are kept exists while the newest is written.
     check_space(workdir, (training.keep_checkpoints + 1) * state_bytes(shapes))

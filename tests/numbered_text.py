@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bert_jax.corpus import Corpus, build_corpus, open_corpus
+from bert_jax.corpus import Corpus, open_corpus
+from bert_jax.corpus_building import build_corpus
 from bert_jax.tokenizer import SPECIAL_PIECES, WordPiece
 
 
@@ -29,5 +30,5 @@ def numbered_corpus(folder, documents: list[list[list[int]]]) -> tuple[Corpus, W
     """The documents as a corpus whose training split keeps their order."""
     tokenizer = numbered_tokenizer(documents[-1][-1][-1] - 4)
     texts = ("\n".join(" ".join(f"w{i - 5}" for i in sentence) for sentence in document) for document in documents)
-    build_corpus(texts, tokenizer, folder / "corpus", held_out=0.0)
+    build_corpus([list(texts)], tokenizer, folder / "corpus", held_out=0.0)
     return open_corpus(folder / "corpus", "train"), tokenizer

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.corpus import build_corpus, open_corpus
+from bert_jax.corpus import open_corpus
+from bert_jax.corpus_building import build_corpus
 from bert_jax.pretraining_data import PretrainingExamples
 from core_jax.errors import UserError
 from tests.numbered_text import numbered_corpus, numbered_documents, numbered_tokenizer
@@ -126,7 +127,7 @@ def test_mistakes(tmp_path, source):
     tokenizer = numbered_tokenizer(50)
 
     def corpus(name, *documents):
-        build_corpus(iter(documents), tokenizer, tmp_path / name, held_out=0.0)
+        build_corpus([documents], tokenizer, tmp_path / name, held_out=0.0)
         return open_corpus(tmp_path / name, "train")
 
     with pytest.raises(UserError, match=r"has 1 documents.*blank lines"):

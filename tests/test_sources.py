@@ -1,12 +1,15 @@
+import itertools
 import json
+import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from core_jax import sample_data
 from core_jax.errors import UserError
-from core_jax.sources import check_source, read_documents
+from core_jax.sources import check_source, read_documents, source_slices
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +162,38 @@ def test_bad_json_lines(tmp_path, line, messages):
     with pytest.raises(UserError) as caught:
         check_source(f"jsonl:{tmp_path}/a.jsonl")
     assert all(message in str(caught.value) for message in messages)
+
+
+@pytest.mark.parametrize("scheme", ["text", "jsonl"])
+@pytest.mark.parametrize("slice_bytes", [1.0, 7.0, 64.0, 200.0, 1e9])
+def test_slices_join_to_the_whole(tmp_path, scheme, slice_bytes):
+    rng = np.random.default_rng(0)
+    pieces = ["a", "é", "\n", "\n", "\r\n", "  \n", "\n\n", "longer words"]
+    for number in range(6):
+        text = "\ufeff" * (number == 1) + "".join(rng.choice(pieces, rng.integers(0, 60)))
+        if scheme == "jsonl":
+            lines = [json.dumps({"text": line}) if line.strip() else line for line in text.split("\n")]
+            text = "\n".join(lines)
+        (tmp_path / f"{number}.txt").write_text(text, newline="")
+    data = f"{scheme}:{tmp_path}/*.txt"
+    slices = source_slices(data, slice_bytes=slice_bytes)
+    documents = [document for part in slices for document in pickle.loads(pickle.dumps(part))]
+    assert documents == list(read_documents(data))
+    assert len(documents) > 10
+    assert (len(slices) == 1) == (slice_bytes == 1e9)
+    assert all(part.bytes <= slice_bytes for part in slices)
+
+
+def test_slices_of_a_dataset_join_to_the_whole(sample, data_dir):
+    slices = source_slices("sample", data_dir=data_dir, slice_bytes=1e6)
+    assert len(slices) == 7
+    assert [document for part in slices for document in part] == sample
+    part = source_slices("sample", data_dir=data_dir, split="train[5%:20%]", slice_bytes=5e5)
+    assert len(part) == 2
+    assert list(itertools.chain(*part)) == list(read_documents("sample", data_dir=data_dir, split="train[5%:20%]"))
+
+
+def test_errors_in_a_slice_name_the_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"fine\n\n" * 500 + b"na\xefve")
+    with pytest.raises(UserError, match="line 1001, byte offset 3002"):
+        list(source_slices(f"text:{tmp_path}/a.txt", slice_bytes=100.0)[-1])
