@@ -22,11 +22,11 @@ SINGLE_THREADED = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far the tokenising is: shards that are written, of how many, and the documents in those written now."""
+    """How far the tokenising is: shards that are written, of how many, and the tokens in those written now."""
 
     shards: int
     of: int
-    documents: int
+    tokens: int
 
 
 def write_here(writer: ShardWriter, slices: Slices) -> Iterator[int]:
@@ -36,7 +36,7 @@ def write_here(writer: ShardWriter, slices: Slices) -> Iterator[int]:
       writer: of the corpus.
       slices: to write.
     Yields:
-      The number of documents of each shard that is done.
+      The number of tokens of each shard that is done.
     """
     for number, documents in slices:
         yield writer.write(number, documents)
@@ -104,11 +104,11 @@ def build_corpus(
     shards = [shard_folder(directory, number) for number in range(len(slices))]
     _remove_unfinished(pathlib.Path(directory, "shards"))
     missing = [(number, part) for number, part in enumerate(slices) if not writer.is_written(number, part)]
-    done, documents = len(slices) - len(missing), 0
-    report(Progress(done, len(slices), documents))
+    done, tokens = len(slices) - len(missing), 0
+    report(Progress(done, len(slices), tokens))
     for count in write(writer, missing) if missing else ():
-        done, documents = done + 1, documents + count
-        report(Progress(done, len(slices), documents))
+        done, tokens = done + 1, tokens + count
+        report(Progress(done, len(slices), tokens))
     return index_shards(pathlib.Path(directory), shards, tokenizer.vocab_size, report)
 
 

@@ -105,7 +105,7 @@ class ShardWriter:
           number: of the shard.
           documents: its texts; a line end also ends a sentence.
         Returns:
-          Number of documents.
+          Number of tokens.
         """
         target = shard_folder(self.directory, number)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -121,7 +121,12 @@ class ShardWriter:
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return len(shard.identities)
+        return shard.tokens
+
+    def tokens(self, number: int) -> int:
+        """Number of tokens of a shard that is written."""
+        [lengths] = read_columns(shard_folder(self.directory, number), "lengths")
+        return int(lengths.sum(dtype=np.int64))
 
 
 class _Shard:
@@ -129,6 +134,7 @@ class _Shard:
 
     def __init__(self, file: pathlib.Path, tokenizer: Tokenizer):
         self.identities: list[int] = []
+        self.tokens = 0
         self._held_out: list[bool] = []
         self._tokenizer, self._dtype = tokenizer, token_dtype(tokenizer.vocab_size)
         self._parts: dict[str, list[Any]] = {name: [] for name in NAMES}
@@ -161,6 +167,7 @@ class _Shard:
         }
         for name, values in rows.items():
             self._parts[name].append(values)
+        self.tokens += len(tokens)
         self.identities += [identity for identity, _, _ in batch]
         self._held_out += [held_out for _, held_out, _ in batch]
 

@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import os
+import shlex
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import loky
 
+from bert_jax.beam_pipeline import BeamPipeline
 from bert_jax.corpus import corpus_exists, open_corpus
 from bert_jax.corpus_building import ProcessPool, Progress, build_corpus, write_here
 from bert_jax.corpus_shards import hashes
@@ -40,8 +42,11 @@ class Preparation:
     vocabulary_bytes: int = 200_000_000
     held_out: float = 0.05  # share of the documents that is never trained on, chosen by their hash
     slice_bytes: int = int(SLICE_BYTES)  # of text that one process works on at a time; each gives one file
-    # processes; by default as many as there are cores
-    workers: int = dataclasses.field(default=0, metadata=ELASTIC)
+    workers: int = dataclasses.field(default=0, metadata=ELASTIC)  # processes; 0: one on each core
+    # Apache Beam's DirectRunner, FlinkRunner, SparkRunner, ...: preparation on many machines, which share --output
+    beam_runner: str = dataclasses.field(default="", metadata=ELASTIC)
+    # flags of Beam, with spaces between, such as "--direct_num_workers=2 --direct_running_mode=multi_processing"
+    beam_options: str = dataclasses.field(default="", metadata=ELASTIC)
 
     def __post_init__(self):
         require(0 < self.held_out < 1, f"--held_out={self.held_out}: expected a share, more than 0 and less than 1")
@@ -58,6 +63,8 @@ def check_preparation(config: Preparation, folder: str) -> None:
     """
     if config.tokenizer not in TRAINED_TOKENIZERS:
         load_tokenizer(config.tokenizer)
+    if config.beam_runner:
+        BeamPipeline(config.beam_runner, tuple(shlex.split(config.beam_options)))
     if not is_prepared(folder):
         check_source(
             config.data,
@@ -96,7 +103,6 @@ def prepare(
     config: Preparation,
     folder: str,
     report: Callable[[Progress | str], None],
-    write: Callable | None = None,
 ) -> None:
     """Makes what is not there yet of a folder's `tokenizer` and `corpus`; goes on where it was interrupted.
 
@@ -104,7 +110,6 @@ def prepare(
       config: says which text and which vocabulary.
       folder: to fill.
       report: is told what is being made, and how far it is.
-      write: how shards are written, as for `build_corpus`; by default by `config.workers` processes.
     Raises:
       UserError: the text or the vocabulary cannot be read, or is too small.
     """
@@ -121,17 +126,22 @@ def prepare(
     if not os.path.isdir(tokenizer_folder):
         save_tokenizer(_make_tokenizer(config, slices, report), tokenizer_folder)
     report("tokenising the text")
-    workers = config.workers or loky.cpu_count()
-    in_one_process = workers == 1 or len(slices) == 1  # a pool costs a second
     build_corpus(
         slices,
         load_tokenizer(tokenizer_folder),
         os.path.join(folder, "corpus"),
         held_out=config.held_out,
         language=config.language,
-        write=write or (write_here if in_one_process else ProcessPool(workers)),
+        write=_way_to_write(config, len(slices)),
         report=report,
     )
+
+
+def _way_to_write(config, slices):
+    if config.beam_runner:
+        return BeamPipeline(config.beam_runner, tuple(shlex.split(config.beam_options)))
+    workers = config.workers or loky.cpu_count()
+    return write_here if workers == 1 or slices == 1 else ProcessPool(workers)  # a pool costs a second
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str) -> None:

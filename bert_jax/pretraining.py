@@ -86,10 +86,19 @@ def given_tokenizer(config: BertPretraining) -> Tokenizer | None:
     return None if path in TRAINED_TOKENIZERS else load_tokenizer(path)
 
 
+def corpus_folder(config: BertPretraining, workdir: str) -> str:
+    """Where the tokenised text of a run is.
+
+    Raises:
+      UserError: it was prepared for several runs, and is not there any more.
+    """
+    return os.path.join(prepared_folder(config.text.data) or workdir, "corpus")
+
+
 def open_text(config: BertPretraining, workdir: str) -> Text:
     """The text of a run that has prepared it."""
     tokenizer, text = load_tokenizer(os.path.join(workdir, "tokenizer")), config.text
-    corpus = os.path.join(prepared_folder(text.data) or workdir, "corpus")
+    corpus = corpus_folder(config, workdir)
 
     def examples(split):
         return PretrainingExamples(

@@ -35,43 +35,44 @@ def read_config(workdir: epath.PathLike, kind: type[Config]) -> Config:
         raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
 
 
-def claim_workdir(workdir: epath.PathLike, config: Any) -> None:
+def claim_workdir(workdir: epath.PathLike, config: Any, flag: str = "--workdir") -> None:
     """Makes a work folder, or finds that it holds a run of the same configuration; nothing in it is changed.
 
     Args:
       workdir: the folder.
       config: of this run; elastic fields may differ from those of the run in the folder.
+      flag: that names the folder.
     Raises:
       UserError: the folder cannot be written, is in use, holds something else, or a run of another configuration.
     """
     workdir = epath.Path(workdir)
     if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; expected a folder, or the name of one to make")
+        raise UserError(f"{flag}={workdir} is a file; expected a folder, or the name of one to make")
     if (workdir / "config.json").exists():
         changed = differences(config, read_config(workdir, type(config)))
         if changed:
             lines = [f"  --{name}: {theirs!r} there, {ours!r} now" for name, (ours, theirs) in changed.items()]
             raise UserError(
-                f"--workdir={workdir} holds a run of another configuration:\n"
+                f"{flag}={workdir} holds a run of another configuration:\n"
                 + "\n".join(lines)
-                + "\ntype the same flags to go on with it, or choose another --workdir"
+                + f"\ntype the same flags to go on with it, or choose another {flag}"
             )
     elif workdir.exists() and not all(
         path.name.startswith(".") or path.name == "plan.json" for path in workdir.iterdir()
     ):
-        raise UserError(f"--workdir={workdir} is not empty and holds no run; choose a new or an empty folder")
+        raise UserError(f"{flag}={workdir} is not empty and holds no run; choose a new or an empty folder")
     if jax.process_index() == 0:
-        _prove_writable(workdir)
+        _prove_writable(workdir, flag)
 
 
-def _prove_writable(workdir):
+def _prove_writable(workdir, flag):
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe.{uuid.uuid4().hex}"
         probe.write_text("probe")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{flag}={workdir} cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -108,7 +109,7 @@ def check_space(workdir: epath.PathLike, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def lock(workdir: epath.PathLike) -> Iterator[None]:
+def lock(workdir: epath.PathLike, flag: str = "--workdir") -> Iterator[None]:
     """Keeps a second process from training in the same local folder.
 
     Raises:
@@ -121,9 +122,7 @@ def lock(workdir: epath.PathLike) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"--workdir={workdir} is in use by another process: wait for it, or choose another"
-            ) from error
+            raise UserError(f"{flag}={workdir} is in use by another process: wait for it, or choose another") from error
         yield
 
 

@@ -14,10 +14,13 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.config import PRESETS, BertPretraining
+from bert_jax.corpus_report import corpus_figures
+from bert_jax.diagnosis import corpus_findings, training_findings
 from bert_jax.model import BertForPretraining
 from bert_jax.pretraining import (
     Text,
     check_text,
+    corpus_folder,
     given_tokenizer,
     identity,
     load_params,
@@ -132,10 +135,19 @@ def starting_point(session: Session) -> tuple[Checkpoints, State]:
     return checkpoints, state
 
 
+def warn(session: Session) -> None:
+    """Says what in the text or the settings may keep the loss high."""
+    figures = corpus_figures(corpus_folder(session.config, session.workdir), session.text.tokenizer)
+    for finding in (*corpus_findings(figures), *training_findings(session.config, figures)):
+        say(f"note: {finding}")
+
+
 def train(session: Session, checkpoints: Checkpoints, state: State) -> int:
     """Trains to the last step and scores the result; returns the exit code."""
     stopwatch = Stopwatch()
     say(results.describe_start(session.config, session.text, state.params, int(state.step), session.mesh))
+    if not int(state.step):
+        warn(session)
     recorder = Recorder(session.workdir, int(state.step))
     evaluation = make_evaluation(session.model, session.text, session.config, session.mesh)
 
