@@ -118,8 +118,8 @@ def test_progress_and_failure_leave_nothing_half_done(tmp_path):
     assert summary.duplicates == 80
     assert [state for state in reported if isinstance(state, Progress)] == [
         Progress(2, 4, 0),
-        Progress(3, 4, 20 * 8),
-        Progress(4, 4, 30 * 8),
+        Progress(3, 4, 20 * 7),
+        Progress(4, 4, 30 * 7),
     ]
 
 
