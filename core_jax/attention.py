@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
+from core_jax.dropout import drop_weights, row_seeds
 from core_jax.fused_attention import LONGEST, Options, attend_fused
 from core_jax.sharding import BATCH_AXES, on_each_device, shards_evenly, target_platform
 from core_jax.splash_attention import attend_splash
@@ -135,7 +136,7 @@ def attend_joint(
         mask = visible(length, length, segments, segments, causal)
         query, key, value = jnp.split(joint, 3, axis=-1)
         return _attend_reference(query, key, value, mask, rate, dropout_key)
-    seeds = jnp.zeros(rows, jnp.uint32) if dropout_key is None else jax.random.bits(dropout_key, (rows,))
+    seeds = row_seeds(dropout_key, rows)
     segments = jnp.zeros((rows, length), jnp.int32) if segments is None else segments
 
     def attend_part(joint, segments, seeds, head_numbers):
@@ -172,8 +173,7 @@ def _attend_reference(query, key, value, mask, dropout_rate, dropout_key):
     else:  # masked twice: a row without any visible key must come out as zeros, with a gradient that is not NaN
         weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1), 0.0)
     if dropout_rate > 0:
-        kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
-        weights = jnp.where(kept, weights / (1 - dropout_rate), 0.0)
+        weights = drop_weights(weights, dropout_key, dropout_rate)
     return jnp.einsum("BHTS,BSHK->BTHK", weights.astype(query.dtype), value)
 
 
