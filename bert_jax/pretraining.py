@@ -27,6 +27,7 @@ from core_jax.data import evaluation_batches
 from core_jax.metrics import means
 from core_jax.sharding import with_shardings
 from core_jax.sources import read_documents
+from core_jax.train import RATES
 from core_jax.workdir import read_config
 
 TRAINED_TOKENIZERS = ("wordpiece", "sentencepiece", "sentencepiece-bpe")
@@ -224,7 +225,7 @@ def make_evaluation(
                     return None
                 metrics.append(score(params, batch))
         values = means(jax.device_get(metrics))
-        values.pop("useful_positions")
+        values = {name: value for name, value in values.items() if name not in RATES}
         return {"loss": values["mlm_loss"] + values["nsp_loss"]} | values
 
     return evaluate

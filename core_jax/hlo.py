@@ -7,6 +7,7 @@ import re
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+ASYNC_START = 'custom_call_target="AsyncCollectiveStart"'
 # No data moves, or it was counted where it started.
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "while", "conditional", "call"}
 
@@ -25,6 +26,17 @@ class Traffic:
 
     collectives: dict[str, Collective]
     loop_factor: float  # bytes to and from memory, relative to a count in which every loop turns once
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """One collective of a program: what it leaves on each device."""
+
+    kind: str  # of COLLECTIVES
+    shapes: tuple[tuple[int, ...], ...]  # of the arrays; the compiler joins those that are due at the same time
+    group: int  # devices that take part
+    turns: int  # how often it runs when the program runs once
+    origin: str  # what it was computed for, as the compiler remembers it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +69,47 @@ def read_traffic(text: str) -> Traffic:
         moved = sum(_moved(instruction, shapes) for instruction in instructions)
         if not name.startswith("fused") and "fusion" not in name:
             once, all_turns = once + moved, all_turns + number * moved
-        for instruction in instructions:
-            kind = instruction.operation.removesuffix("-start")
-            if kind in COLLECTIVES:
-                counts[kind] += number
-                sent[kind] += number * _sent(kind, instruction, shapes)
+    for kind, instruction, shapes, number in _collectives(computations, turns):
+        counts[kind] += number
+        sent[kind] += number * _sent(kind, instruction, shapes)
     collectives = {kind: Collective(counts[kind], sent[kind]) for kind in COLLECTIVES if counts[kind]}
     return Traffic(collectives, all_turns / max(once, 1))
+
+
+def list_exchanges(text: str) -> list[Exchange]:
+    """Every collective in the text of a compiled program, those that never run left out."""
+    computations, entry = _computations(text)
+    turns = _turns(computations, entry)
+    return [_exchange(kind, instruction, number) for kind, instruction, _, number in _collectives(computations, turns)]
+
+
+def _collectives(computations, turns):
+    """Each collective that runs: (kind, instruction, shapes around it, turns)."""
+    # Where the compiler for TPU computes while it communicates, one collective stands in several fusions: in the one
+    # that starts it, in those that bring it forward and in the last. It counts in the first; all have its channel.
+    starting = {name for name, found in computations.items() if any(ASYNC_START in item.rest for item in found)}
+    started = {_channel(item) for name in starting for item in computations[name]} - {None}
+    for name, instructions in computations.items():
+        shapes = {instruction.name: instruction.shape for instruction in instructions}
+        for instruction in instructions:
+            kind = instruction.operation.removesuffix("-start")
+            continues = name not in starting and _channel(instruction) in started
+            if kind in COLLECTIVES and turns[name] and not continues:
+                yield kind, instruction, shapes, turns[name]
+
+
+def _channel(instruction):
+    match = re.search(r"channel_id=(\d+)", instruction.rest)
+    return match[1] if match else None
+
+
+def _exchange(kind, instruction, turns):
+    arrays = re.findall(r"[a-z]+\d*\[([\d,]*)\]", instruction.shape)
+    if instruction.operation == f"{kind}-start" and kind != "all-reduce":  # its operands stand before its results
+        arrays = arrays[len(instruction.operands) :][: len(instruction.operands)]
+    shapes = tuple(tuple(int(size) for size in sizes.split(",") if size) for sizes in arrays)
+    origin = re.search(r'op_name="([^"]*)"', instruction.rest)
+    return Exchange(kind, shapes, group_size(instruction.rest), turns, origin[1] if origin else "")
 
 
 def _computations(text):

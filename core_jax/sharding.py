@@ -29,9 +29,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlp/up/bias$", P("tensor")),
     (r"mlp/down/kernel$", P("tensor", "fsdp")),
     (r"token_prediction/bias$", P("tensor")),
-    (r"classifier/dense/kernel$", P("fsdp", None)),  # too few classes to divide
-    (r"(dense|transform)/kernel$", P("fsdp", "tensor")),
-    (r"", P()),  # LayerNorm, biases of the width, scalars
+    # LayerNorm, biases of the width, scalars; and the kernels of pooler, heads and classifiers: they see few positions,
+    # so that divided they would cost more in communication than they are worth in memory and arithmetic.
+    (r"", P()),
 )
 
 

@@ -122,7 +122,8 @@ def plan_pretraining(config: BertPretraining) -> Plan:
 def model_flops(model: BertForPretraining, params: PyTree, batch: PyTree) -> int:
     """Operations that one step of the model needs, over all chips: three times those of its forward pass.
 
-    Counted on plain attention, since what a kernel computes again is not needed.
+    Counted on plain attention, since what a kernel computes again is not needed. It is what `useful_flops` gives for
+    rows that are full of one segment each: a plan knows of no text.
     """
     plain = BertForPretraining(dataclasses.replace(model.config, attention="reference", remat="none"))
     return 3 * count_flops(pretraining_loss(plain, train=True), params, batch, jax.random.key(0))

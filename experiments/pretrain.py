@@ -18,6 +18,7 @@ from bert_jax.model import BertForPretraining
 from bert_jax.pretraining import (
     TRAINED_TOKENIZERS,
     Text,
+    batch_shapes,
     has_text,
     identity,
     load_params,
@@ -29,7 +30,9 @@ from bert_jax.tasks import initial_params, training_step
 from bert_jax.tokenizer import load_tokenizer
 from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
 from core_jax.data import check_batch, training_batches
+from core_jax.flops import count_flops
 from core_jax.optimizers import make_optimizer, schedule
+from core_jax.peaks import mesh_peak, utilization
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.sources import check_source
 from core_jax.stopwatch import Stopwatch
@@ -38,7 +41,7 @@ from core_jax.workdir import Recorder, check_space, claim_workdir, filling, lock
 from experiments import planning, results
 from experiments.console import StepProgress, StopRequest, parse_preset, run_command, say
 
-SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second")
+SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second", "mfu")
 
 
 def main(arguments: list[str]) -> int:
@@ -183,9 +186,13 @@ def loop(
     )
     learning_rate = schedule(session.config.optimizer, training.steps)
     with StepProgress(first_step, training.steps) as bar, jax.set_mesh(session.mesh):
+        peak = mesh_peak(session.mesh)
+        with stopwatch.span("compile"):
+            step_flops = count_flops(step, session.abstract, batch_shapes(session.config)) if peak else 0
 
         def record(number: int, values: dict[str, float]) -> None:
-            values = values | {"learning_rate": float(np.asarray(learning_rate(number - 1)))} | stopwatch.shares()
+            values = values | {"learning_rate": float(np.asarray(learning_rate(number - 1)))}
+            values |= (utilization(values, step_flops, peak) if peak else {}) | stopwatch.shares()
             recorder.write(number, "train", values)
             bar.report(number, values, SHOWN)
 
