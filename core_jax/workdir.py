@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from core_jax.config import differences, from_json, to_json
+from core_jax.distributed import first_decides
 from core_jax.errors import UserError
 
 Config = TypeVar("Config")
@@ -101,6 +103,30 @@ def filling(workdir: epath.PathLike, config: Any) -> Iterator[None]:
                 path.rmtree() if path.is_dir() else path.unlink()
         raise
     save_config(workdir, config)  # elastic fields may have changed
+
+
+def check_shared(workdir: epath.PathLike) -> None:
+    """Refuses a work folder that is another one on every host; all processes must call this.
+
+    Raises:
+      UserError: what the first process writes there, another does not see.
+    """
+    workdir = epath.Path(workdir)
+
+    def mark():
+        name = f".shared.{uuid.uuid4().hex}"
+        (workdir / name).touch()
+        return name
+
+    name = first_decides(mark)
+    if not (workdir / name).exists():
+        raise UserError(
+            f"--workdir={workdir} on {socket.gethostname()} is another folder than that of the first process: "
+            "give one that all hosts share, on a network file system or gs://BUCKET/FOLDER"
+        )
+    first_decides(lambda: None)
+    if jax.process_index() == 0:
+        (workdir / name).unlink()
 
 
 def check_space(workdir: epath.PathLike, needed: int) -> None:
