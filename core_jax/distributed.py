@@ -52,7 +52,7 @@ def initialise(silence_seconds: int, report: Callable[[str], None]) -> None:
         count,
         index,
         initialization_timeout=CONNECT_SECONDS,
-        heartbeat_timeout_seconds=2 * silence_seconds,  # ours comes first, since it says who
+        heartbeat_timeout_seconds=2 * silence_seconds + 30,  # ours comes first, since it says who
     )
     _explain_aborts(
         f"error: process {index} of {count} was ended by jax: process 0 has died or does not answer, or see above. "

@@ -118,7 +118,7 @@ class Peers:
     def silent(self) -> list[int]:
         """The processes that give no sign of life, found within seconds; for the moment when something has failed."""
         before = self._read("beat")
-        time.sleep(max(6 * self._pause, 1.0))
+        time.sleep(12 * self._pause)
         after = self._read("beat")
         return [peer for peer in range(self.count) if before.get(str(peer)) == after.get(str(peer)) != "left"]
 
@@ -130,8 +130,9 @@ class Peers:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         if self.index == 0:
+            waiting, silent = set(range(1, self.count)), self.silent()
             end = time.monotonic() + GRACE_SECONDS + 8 * self._pause
-            while len(self._read("gone")) < self.count - 1 and time.monotonic() < end:
+            while waiting - set(silent) - set(map(int, self._read("gone"))) and time.monotonic() < end:
                 time.sleep(0.05)
             time.sleep(0.2)
         else:

@@ -1,0 +1,166 @@
+"""Several processes that train as one, started as a user starts them; what is compared is a run of one process."""
+
+import json
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.pretraining import open_trained
+from core_jax.checkpoints import saved_steps
+from core_jax.sharding import parse_mesh
+from tests import tiny_run
+from tests.process_group import FLAGS, group, run_group
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> pathlib.Path:
+    return tiny_run.write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+def flags(workdir: pathlib.Path, text: pathlib.Path, **changes: object) -> list[str]:
+    values = {"workdir": workdir, "data": f"text:{text}"} | FLAGS | changes
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def lines(workdir: pathlib.Path, split: str = "train") -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    parsed = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in parsed if line["split"] == split]
+
+
+def assert_alike(workdir: pathlib.Path, other: pathlib.Path, steps: int) -> None:
+    """The same batches, losses, scores and parameters; every step written once."""
+    for folder in (workdir, other):
+        assert [line["step"] for line in lines(folder)] == list(range(1, steps + 1))
+    for split in ("train", "held_out"):
+        for ours, theirs in zip(lines(workdir, split), lines(other, split), strict=True):
+            assert ours.get("useful_positions") == theirs.get("useful_positions")  # another order would change it
+            np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+    mesh = parse_mesh("data:1", devices=jax.devices()[:1])
+    ours, theirs = (open_trained(str(folder), mesh, report=pytest.fail).params for folder in (workdir, other))
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5), ours, theirs)
+
+
+def test_sigterm_on_one_stops_all_and_one_process_goes_on(text, tmp_path):
+    """The second of two is told; a single process with as many devices takes over."""
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    with group(flags(parts, text, steps=100_000, checkpoint_every=0), 2) as two:
+        two.wait_until(lambda: len(lines(parts)) >= 2)
+        two.processes[1].send_signal(signal.SIGTERM)
+        codes, outputs = two.finish()
+    assert codes == [143, 143], outputs
+    [step] = saved_steps(parts / "checkpoints")
+    assert [output.count(f"stopped after step {step}") for output in outputs] == [1, 0]
+    for index, output in enumerate(outputs):
+        assert f"process {index} of 2 on" in output
+        assert f"device {index} of 2" in output
+    longer = {"steps": step + 2, "checkpoint_every": 0}
+    with (
+        group(flags(parts, text, **longer), devices=2) as resumed,
+        group(flags(whole, text, **longer), devices=2) as undisturbed,
+    ):
+        assert undisturbed.finish()[0] == [0], undisturbed.outputs()
+        codes, outputs = resumed.finish()
+        assert codes == [0], outputs
+    assert f"going on from step {step}" in outputs[0]
+    assert_alike(parts, whole, step + 2)
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_goes_on(text, tmp_path):
+    """4, then 2, then 1; and 1, then 4. Heads lie across hosts, so that hosts share rows."""
+    down, up, whole = (tmp_path / name for name in ("down", "up", "whole"))
+    mesh = "data:2,tensor:2"
+
+    def train(workdir, steps, count):
+        codes, outputs = run_group(flags(workdir, text, steps=steps, mesh=mesh), count, devices=4 // count)
+        assert codes == [0] * count, outputs
+        return "".join(outputs)
+
+    train(down, 3, 4)
+    assert "going on from step 3" in train(down, 6, 2)
+    assert "going on from step 6" in train(down, 9, 1)
+    train(up, 6, 1)
+    assert "going on from step 6" in train(up, 9, 4)
+    train(whole, 9, 1)
+    assert_alike(down, whole, 9)
+    assert_alike(up, whole, 9)
+    codes, outputs = run_group([f"--init={whole}", f"--mesh={mesh}"], 2, devices=2, command="experiments.evaluate")
+    assert codes == [0, 0], outputs
+    expected = lines(whole, "held_out")[-1]
+    assert f"{expected['mlm_loss']:.4f}" in outputs[0]
+    assert f"{100 * expected['nsp_accuracy']:.2f} %" in outputs[0]
+    assert "MLM" not in outputs[1]
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_all_and_the_run_goes_on(text, tmp_path):
+    """First a worker, then process 0, in which jax's coordinator lives; last a worker that hangs."""
+    workdir = tmp_path / "run"
+    endless = flags(workdir, text, steps=100_000)
+    for victim, number in ((1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)):
+        before = len(lines(workdir))
+        with group(endless, 2) as two:
+            two.wait_until(lambda before=before: len(lines(workdir)) > before + 3)
+            two.processes[victim].send_signal(number)
+            survivor = two.processes[1 - victim]
+            assert survivor.wait(60) == 1, two.outputs()
+            output = two.outputs()[1 - victim]
+        assert f"process {victim}" in output.splitlines()[-1]
+        assert "it goes on from the last checkpoint" in output.splitlines()[-1]
+    newest = saved_steps(workdir / "checkpoints")[-1]
+    codes, outputs = run_group(flags(workdir, text, steps=newest + 1), devices=2)
+    assert codes == [0], outputs
+    assert f"going on from step {newest}" in outputs[0]
+    assert [line["step"] for line in lines(workdir)] == list(range(1, newest + 2))
+
+
+@pytest.mark.slow
+def test_sigterm_while_evaluating_stops_all(text, tmp_path):
+    workdir = tmp_path / "run"
+    with group(flags(workdir, text, steps=2, evaluate_every=1, evaluation_passes=100_000), 2) as two:
+        two.wait_until(lambda: len(lines(workdir)) == 1)  # what follows is a day of evaluation
+        two.processes[1].send_signal(signal.SIGTERM)
+        codes, outputs = two.finish()
+    assert codes == [143, 143], outputs
+    assert saved_steps(workdir / "checkpoints") == [1]
+
+
+@pytest.mark.slow
+def test_a_mistake_ends_all_with_one_message(text, tmp_path):
+    """Wherever it shows: in the source, which process 0 alone reads, in the text, in flags, in folders."""
+
+    def refused(message, arguments, **settings):
+        codes, outputs = run_group(arguments, 2, **settings)
+        assert codes == [2, 2], outputs
+        assert "".join(outputs).count("error:") == 1, outputs
+        assert message in "".join(outputs)
+
+    refused("no file matches", flags(tmp_path / "run", tmp_path / "missing.txt"))
+    refused("fewer than --global_batch_size", flags(tmp_path / "run", text, global_batch_size=2048))
+    assert list((tmp_path / "run").iterdir()) == []  # the mended command may use it
+    refused("another configuration", [flags(tmp_path / "run", text, seed=seed) for seed in (0, 1)])
+    refused("--mesh=data:1 asks for 1 devices", flags(tmp_path / "run", text, mesh="data:1"))
+    folders = [tmp_path / "host0", tmp_path / "host1"]
+    for folder in folders:
+        folder.mkdir()
+    refused("one that all hosts share", flags(pathlib.Path("run"), text), folders=folders)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_by_all(text, tmp_path):
+    workdir = tmp_path / "run"
+    codes, outputs = run_group(flags(workdir, text), devices=2)
+    assert codes == [0], outputs
+    newest = workdir / "checkpoints" / "6"
+    for file in newest.rglob("d/*"):
+        file.write_bytes(b"nothing")
+    codes, outputs = run_group(flags(workdir, text, steps=7, mesh="fsdp:2"), 2)
+    assert codes == [0, 0], outputs
+    assert outputs[0].count("checkpoint 6 is damaged") == 1
+    assert "going on from step 3" in outputs[0]
+    assert (workdir / "damaged_checkpoints" / "6-0").exists()
+    assert [line["step"] for line in lines(workdir)] == list(range(1, 8))
