@@ -156,9 +156,10 @@ class Peers:
             try:
                 self._look()
                 answered = time.monotonic()
-            except jax.errors.JaxRuntimeError:  # jax ends the process by itself if the coordinator is gone
+            except jax.errors.JaxRuntimeError:  # jax itself ends the process at once if the coordinator is gone
                 if time.monotonic() - answered > self._silence_seconds:
-                    self._exit(Failure(FAILED, "", self.index))
+                    print(self._obituary([0]), file=sys.stderr, flush=True)
+                    os._exit(FAILED)
 
     def _look(self):
         self._beats += 1
@@ -199,13 +200,15 @@ class Peers:
 
     def report_dead(self, peers: list[int]) -> None:
         """Ends the run on all because processes have died, and says so, if nobody has."""
-        names = " and ".join(map(str, peers))
-        message = (
-            f"error: process {names} of {self.count} has died or does not answer: see its own log. "
-            "Start the same command on all hosts again, and it goes on from the last checkpoint"
-        )
+        message = self._obituary(peers)
         if self.announce(FAILED, message):
             print(message, file=sys.stderr, flush=True)
+
+    def _obituary(self, peers):
+        return (
+            f"error: process {' and '.join(map(str, peers))} of {self.count} has died or does not answer: see its own "
+            "log. Start the same command on all hosts again, and it goes on from the last checkpoint"
+        )
 
     def _exit(self, failure):
         """Ends the process if the main thread does not, which may wait for ever for one that is gone."""

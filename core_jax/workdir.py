@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from core_jax.distributed import first_decides
 from core_jax.errors import UserError
 
 Config = TypeVar("Config")
+VISIBLE_SECONDS = 5  # after which a new file shows on every host that shares the folder
 
 
 def write_atomically(path: epath.PathLike, content: str | bytes) -> None:
@@ -111,6 +113,8 @@ def check_shared(workdir: epath.PathLike) -> None:
     Raises:
       UserError: what the first process writes there, another does not see.
     """
+    if jax.process_count() == 1:
+        return
     workdir = epath.Path(workdir)
 
     def mark():
@@ -118,15 +122,20 @@ def check_shared(workdir: epath.PathLike) -> None:
         (workdir / name).touch()
         return name
 
-    name = first_decides(mark)
-    if not (workdir / name).exists():
-        raise UserError(
-            f"--workdir={workdir} on {socket.gethostname()} is another folder than that of the first process: "
-            "give one that all hosts share, on a network file system or gs://BUCKET/FOLDER"
-        )
-    first_decides(lambda: None)
-    if jax.process_index() == 0:
-        (workdir / name).unlink()
+    path = workdir / first_decides(mark)
+    try:
+        end = time.monotonic() + VISIBLE_SECONDS
+        while not path.exists():
+            if time.monotonic() > end:
+                raise UserError(
+                    f"--workdir={workdir} on {socket.gethostname()} is another folder than that of the first process: "
+                    "give one that all hosts share, on a network file system"
+                )
+            time.sleep(0.1)
+        first_decides(lambda: None)  # all have seen it
+    finally:
+        if jax.process_index() == 0:
+            path.unlink()
 
 
 def check_space(workdir: epath.PathLike, needed: int) -> None:

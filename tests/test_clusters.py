@@ -5,6 +5,7 @@ from jax._src import clusters
 
 from core_jax.clusters import ADDRESS, COUNT, INDEX, Cluster, find_cluster
 from core_jax.errors import UserError
+from experiments import evaluate, pretrain
 
 SLURM = {
     "SLURM_JOB_ID": "71",
@@ -83,3 +84,14 @@ def test_a_tpu_machine_without_metadata_is_on_its_own(monkeypatch):
 
     monkeypatch.setattr(clusters.GceTpuCluster, "is_env_present", unreachable)
     assert find_cluster() is None
+
+
+@pytest.mark.parametrize("command", [pretrain, evaluate])
+def test_help_needs_no_cluster(command, monkeypatch, capsys):
+    monkeypatch.setenv(ADDRESS, "host0:8476")
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    assert ended.value.code == 0
+    assert "--silence_seconds" in capsys.readouterr().out.replace("-seconds", "_seconds")
+    with pytest.raises(UserError, match="set all three"):
+        command.main([] if command is pretrain else ["--init=nowhere"])
