@@ -19,7 +19,7 @@ import jax
 
 from core_jax.clusters import find_cluster
 from core_jax.errors import UserError
-from core_jax.peers import PeerError, Peers
+from core_jax.peers import Peers
 
 Value = TypeVar("Value")
 CONNECT_SECONDS = 300  # that processes wait for each other at the start
@@ -150,10 +150,8 @@ def announce(code: int, message: str) -> bool:
     return _peers is None or _peers.announce(code, message)
 
 
-def explain(error: Exception) -> bool:
-    """Ends the run because of an error that other processes' deaths may have caused; False if none has died."""
-    if isinstance(error, PeerError):
-        return True
+def name_the_dead() -> bool:
+    """Whether other processes have died, which an error of this one may be the echo of; if so, the run ends on all."""
     dead = [] if _peers is None else _peers.silent()
     if dead and _peers is not None:
         _peers.report_dead(dead)

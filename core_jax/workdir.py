@@ -135,7 +135,7 @@ def check_shared(workdir: epath.PathLike) -> None:
         first_decides(lambda: None)  # all have seen it
     finally:
         if jax.process_index() == 0:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def check_space(workdir: epath.PathLike, needed: int) -> None:

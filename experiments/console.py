@@ -19,6 +19,7 @@ from rich.table import Table
 
 from core_jax import distributed
 from core_jax.errors import UserError
+from core_jax.peers import PeerError
 from core_jax.train import NonFiniteLossError
 
 USER_ERROR, FAILED = 2, 1  # exit codes
@@ -73,7 +74,9 @@ def _end_cluster(error):
     if isinstance(error, KeyboardInterrupt):
         distributed.announce(128 + signal.SIGINT, "interrupted")
         return 128 + signal.SIGINT
-    if not distributed.explain(error) and distributed.announce(FAILED, f"{type(error).__name__}: {error}"):
+    if isinstance(error, PeerError):
+        return error.code
+    if not distributed.name_the_dead() and distributed.announce(FAILED, f"{type(error).__name__}: {error}"):
         traceback.print_exception(error)
     return FAILED
 

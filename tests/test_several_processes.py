@@ -101,6 +101,7 @@ def test_any_number_of_processes_goes_on(text, tmp_path):
     assert f"{expected['mlm_loss']:.4f}" in outputs[0]
     assert f"{100 * expected['nsp_accuracy']:.2f} %" in outputs[0]
     assert "MLM" not in outputs[1]
+    assert "devices 2-3 of 4" in outputs[1]
 
 
 @pytest.mark.slow
