@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int64, PyTree
 
@@ -24,6 +23,7 @@ from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
 from core_jax.checkpoints import restore_params
 from core_jax.data import evaluation_batches
+from core_jax.distributed import first_decides
 from core_jax.metrics import means
 from core_jax.sharding import with_shardings
 from core_jax.sources import read_documents
@@ -53,9 +53,7 @@ def prepare_text(config: BertPretraining, workdir: str, report: Callable[[str], 
     Raises:
       UserError: the text or the vocabulary cannot be read, or is too small.
     """
-    if jax.process_index() == 0:
-        _make_text(config, workdir, report)
-    multihost_utils.sync_global_devices("text is prepared")
+    first_decides(lambda: _make_text(config, workdir, report))
     return open_text(config, workdir)
 
 

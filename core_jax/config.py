@@ -113,9 +113,12 @@ class TrainingConfig:
     evaluate_every: int = dataclasses.field(default=10_000, metadata=ELASTIC)  # steps between held-out scores; 0: end
     checkpoint_every: int = dataclasses.field(default=1_000, metadata=ELASTIC)  # steps between checkpoints; 0: end
     keep_checkpoints: int = dataclasses.field(default=3, metadata=ELASTIC)  # how many of the newest stay
+    # without a sign of life, after which one of several processes counts as dead, and the run ends on all
+    silence_seconds: int = dataclasses.field(default=60, metadata=ELASTIC)
 
     def __post_init__(self):
-        for name in ("steps", "global_batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
+        counts = ("steps", "global_batch_size", "accumulation_steps", "log_every", "keep_checkpoints")
+        for name in (*counts, "silence_seconds"):
             require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
         for name in ("evaluate_every", "checkpoint_every"):
             require(getattr(self, name) >= 0, f"--{name}={getattr(self, name)}: expected 0 (only at the end) or more")

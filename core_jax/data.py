@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from core_jax.errors import UserError
-from core_jax.sharding import global_batch
+from core_jax.sharding import global_batch, local_rows
 
 
 @runtime_checkable
@@ -70,12 +70,12 @@ def training_batches(
       Trees of global arrays, sharded by rows.
     """
     order = Order(len(examples), seed)
-    rows = batch_size // jax.process_count()
-    offset = rows * jax.process_index()
+    places = local_rows(mesh, batch_size)
+    rows = len(places)
 
     def draw(local_position):
         step, row = divmod(local_position, rows)
-        return examples.example(*order(step * batch_size + offset + row))
+        return examples.example(*order(step * batch_size + int(places[row])))
 
     batches = grain.MapDataset.range(first_step * rows, last_step * rows).map(draw).batch(rows)
     # Building a batch is mostly Python, which runs one thread at a time: a second thread only bridges reads.
@@ -96,12 +96,12 @@ def evaluation_batches(examples: Examples, mesh: Mesh, *, batch_size: int, passe
       Trees of global arrays, sharded by rows.
     """
     count = len(examples) * passes
-    rows = batch_size // jax.process_count()
-    offset = rows * jax.process_index()
+    places = local_rows(mesh, batch_size)
+    rows = len(places)
 
     def draw(local_position):
         batch, row = divmod(local_position, rows)
-        position = batch * batch_size + offset + row
+        position = batch * batch_size + int(places[row])
         example = examples.example(*divmod(position % count, len(examples)))
         return example if position < count else _weightless(example)
 

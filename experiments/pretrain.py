@@ -28,7 +28,9 @@ from bert_jax.pretraining import (
 )
 from bert_jax.tasks import initial_params, training_step
 from bert_jax.tokenizer import load_tokenizer
+from core_jax import distributed
 from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
+from core_jax.config import to_json
 from core_jax.data import check_batch, training_batches
 from core_jax.flops import count_flops
 from core_jax.optimizers import make_optimizer, schedule
@@ -37,9 +39,9 @@ from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.sources import check_source
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
-from core_jax.workdir import Recorder, check_space, claim_workdir, filling, lock, read_config
+from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling, lock, read_config
 from experiments import planning, results
-from experiments.console import StepProgress, StopRequest, parse_preset, run_command, say
+from experiments.console import StepProgress, StopRequest, parse_preset, report, run_command, say
 
 SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second", "mfu")
 
@@ -50,10 +52,13 @@ def main(arguments: list[str]) -> int:
     workdir = config.training.workdir or os.path.join("runs", config.preset)
     if config.training.plan:
         return planning.run(config, workdir)
+    distributed.initialise(config.training.silence_seconds, report)
+    distributed.require_same("configuration", to_json(config))
     mesh = parse_mesh(config.training.mesh)
-    check(config, workdir, mesh)
+    distributed.first_decides(lambda: check(config, workdir, mesh))
+    check_shared(workdir)
     with lock(workdir), StopRequest().listening() as stopping:
-        if results.is_finished(workdir, config.training.steps):
+        if distributed.first_decides(lambda: results.is_finished(workdir, config.training.steps)):
             results.show(workdir)
             say(f"{workdir} is finished: --steps=N with a larger N trains further")
             return 0
