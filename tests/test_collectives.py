@@ -14,10 +14,10 @@ from bert_jax.model import BertForPretraining
 from bert_jax.pretraining import batch_shapes
 from bert_jax.tasks import initial_params, training_step
 from core_jax.config import OptimizerConfig, TrainingConfig
-from core_jax.hlo import Exchange, list_exchanges
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import batch_sharding, parse_mesh, partition_spec, path_name, with_shardings
 from core_jax.topologies import describe_devices, parse_topology
+from core_jax.traffic import Exchange, list_exchanges
 from core_jax.train import abstract_state
 from tests.tiny_bert import QUICK
 

@@ -13,8 +13,9 @@ from bert_jax.tasks import training_step
 from core_jax.attention import attend_joint
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
-from core_jax.hlo import Collective, group_size, read_traffic, shape_bytes
+from core_jax.hlo import group_size, shape_bytes
 from core_jax.topologies import CHIPS, parse_topology, slice_names
+from core_jax.traffic import Collective, read_traffic
 from experiments import planning, pretrain
 from experiments.console import parse_preset
 from tests import tiny_run
