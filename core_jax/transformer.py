@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.attention import attend, attend_joint, choose
 from core_jax.config import TransformerConfig
+from core_jax.dropout import drop_units
 from core_jax.matmul import dense_product, matmul
 from core_jax.sharding import BATCH_AXES, constrain, target_platform
 
@@ -132,8 +133,10 @@ class Block(nn.Module):
     def __call__(self, x: Hidden, segments: Segments | None, train: bool) -> Hidden:
         """One layer; shapes stay as they are."""
         config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=not train)
         attention, mlp = Attention(config, name="attention"), Mlp(config, name="mlp")
+
+        def drop(y):
+            return drop_units(y, self.make_rng("dropout"), config.dropout) if train and config.dropout else y
 
         def residual(x, branch, norm):
             x = x + drop(branch(norm(x))) if config.norm == "pre" else norm(x + drop(branch(x)))
