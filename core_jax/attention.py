@@ -53,10 +53,7 @@ def attend(
       ValueError: keys and values differ in number, one segment array is missing, or the implementation cannot do it.
     Source: Vaswani et al. 2017, eq. 1, https://arxiv.org/abs/1706.03762
     """
-    if key.shape[1] != value.shape[1]:
-        raise ValueError(f"{key.shape[1]} keys but {value.shape[1]} values")
-    if (query_segments is None) != (key_segments is None):
-        raise ValueError("query_segments and key_segments: give both or neither")
+    _check(key, value, query_segments, key_segments)
     drops = dropout_rate > 0 and dropout_key is not None
     among_themselves = query.shape[1] == key.shape[1] and query_segments is key_segments
     _, length, _, width = query.shape
@@ -70,11 +67,18 @@ def attend(
         return attend_rounded(query, key, value, mask, dropout_key, rate)
     if chosen == "reference" or (chosen == "splash" and not shards_evenly(query.shape, HEADS)):
         return _attend_reference(query, key, value, mask, rate, dropout_key)
-    if chosen != "splash":
-        means = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=chosen)
-    else:
+    if chosen == "splash":
         means = _attend_splash(query, key, value, query_segments, key_segments, causal)
+    else:
+        means = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=chosen)
     return means if among_themselves else _zero_where_blind(means, mask)
+
+
+def _check(key, value, query_segments, key_segments):
+    if key.shape[1] != value.shape[1]:
+        raise ValueError(f"{key.shape[1]} keys but {value.shape[1]} values")
+    if (query_segments is None) != (key_segments is None):
+        raise ValueError("query_segments and key_segments: give both or neither")
 
 
 def choose(
