@@ -29,7 +29,7 @@ def matmul(x: Float[Array, "..."], kernel: Float[Array, "..."], *, transposed: b
     """
     if not wants_float32_sums(x.dtype):
         return jnp.matmul(x, kernel.T if transposed else kernel)
-    flat = _rounded_product(x.reshape(-1, x.shape[-1]), kernel, transposed)
+    flat: Any = _rounded_product(x.reshape(-1, x.shape[-1]), kernel, transposed)
     return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 

@@ -10,7 +10,7 @@ from core_jax.errors import UserError
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import report
 from experiments.benchmark.material import make_material
-from experiments.benchmark.modes import MODES, parse_modes
+from experiments.benchmark.modes import MODES, Task, parse_modes
 from experiments.benchmark.ours import Ours, count_useful, load_rows
 from experiments.benchmark.pairs import IGNORED, group_by_length, load_pairs, pad_to_longest, useful_tokens
 from experiments.benchmark.turns import WorkerError, started
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     return str(place)
 
 
-def workplace(folder, task="training"):
+def workplace(folder, task: Task = "training"):
     return Workplace(folder, task, LENGTH)
 
 
@@ -187,12 +187,10 @@ def test_a_step_of_either_side_changes_the_loss_alike(folder):
     from experiments.benchmark.peer import Peer
 
     work = StillWorkplace(folder, "training", LENGTH)
-    changes = []
-    for side in (Ours.open(MODES["ours-float32"], work), Peer.open(MODES["eager-float32"], work)):
-        [before] = side.check()
-        side.run(side.rows[0] if isinstance(side, Ours) else load_pairs(work.pairs_file)[0])
-        [after] = side.check()
-        changes.append(after - before)
-    ours, theirs = changes
+    side, peer = Ours.open(MODES["ours-float32"], work), Peer.open(MODES["eager-float32"], work)
+    before = [*side.check(), *peer.check()]
+    side.run(side.rows[0])
+    peer.run(load_pairs(work.pairs_file)[0])
+    ours, theirs = (after - start for after, start in zip([*side.check(), *peer.check()], before, strict=True))
     assert theirs < -1e-2
     assert ours == pytest.approx(theirs, rel=1e-2)

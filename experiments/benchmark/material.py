@@ -69,7 +69,7 @@ def make_material(
                 name: leaf + NOISE * random.standard_normal(leaf.shape, np.float32)
                 for name, leaf in flattened(params).items()
             }
-            np.savez(work.weights_file, **noisy)
+            np.savez(work.weights_file, allow_pickle=False, **noisy)
 
 
 def _save_batches(work: Workplace, text: Text, rows: int) -> None:
@@ -85,7 +85,6 @@ def _save_batches(work: Workplace, text: Text, rows: int) -> None:
     numbers = [order(position)[1] for position in range(batches * rows)]
     parts = [numbers[start : start + rows] for start in range(0, len(numbers), rows)]
     save_pairs(work.pairs_file, [[Pair(*pair) for row in part for pair in packed.row(0, row)] for part in parts])
-    stacked = [
-        jax.tree.map(lambda *leaves: np.stack(leaves), *(packed.example(0, row) for row in part)) for part in parts
-    ]
-    np.savez(work.rows_file, **flattened({str(number): batch for number, batch in enumerate(stacked)}))
+    examples = [[packed.example(0, row) for row in part] for part in parts]
+    stacked = {str(number): jax.tree.map(lambda *x: np.stack(x), *part) for number, part in enumerate(examples)}
+    np.savez(work.rows_file, allow_pickle=False, **flattened(stacked))

@@ -34,7 +34,8 @@ def build_model(config: BertPretraining, weights: dict[str, np.ndarray], *, atte
       attention: the peer's `attn_implementation`.
     """
     ours = config.model
-    theirs = transformers.BertConfig(
+    make_config: Any = transformers.BertConfig  # its signature leaves out what goes on to its base class
+    theirs = make_config(
         vocab_size=ours.vocab_size,
         hidden_size=ours.width,
         num_hidden_layers=ours.depth,

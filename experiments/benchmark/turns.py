@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -54,7 +55,8 @@ class Worker:
         if not line:
             code = self._process.wait()
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-            raise WorkerError(f"{self.mode} ended with code {code}; its last lines:\n{tail}")
+            hint = " (perhaps there was too little memory: choose fewer --modes)" if code == -signal.SIGKILL else ""
+            raise WorkerError(f"{self.mode} ended with code {code}{hint}; its last lines:\n{tail}")
         return json.loads(line)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from experiments.benchmark.modes import MODES, Mode
 from experiments.benchmark.workplace import Workplace
 
-WARM_UPS = 2  # of each batching, beside the longest batch: compilers and allocators settle
+WARM_UPS = 1  # of each batching: compilers and allocators settle
 
 
 def open_side(mode: Mode, work: Workplace) -> Any:
@@ -40,7 +40,7 @@ class Measurement:
         """Checks and warms up; gives what the other side must agree with."""
         found = self._side.check()
         for batches in self._batches.values():
-            for batch in batches[:WARM_UPS]:  # grouped ones begin with the longest
+            for batch in batches[:WARM_UPS]:  # the first that are grouped are the longest
                 self._side.run(batch)
         return {"check": found}
 
