@@ -67,7 +67,8 @@ class Peer:
 
     mode: Mode
     work: Workplace
-    model: Any  # as it is computed: perhaps compiled
+    module: Any
+    model: Any  # the module as it is computed: perhaps compiled
     optimizer: Any = None
 
     @classmethod
@@ -81,10 +82,9 @@ class Peer:
             model = model.bert.eval()
             if mode.dtype == "bfloat16":
                 model = model.to(torch.bfloat16)
-        peer = cls(mode, work, model, optimizer)
-        if mode.engine == "compile":
-            peer.model = torch.compile(model, dynamic=True)  # lengths vary from batch to batch
-        return peer
+        # Lengths vary from batch to batch.
+        compiled = torch.compile(model, dynamic=True) if mode.engine == "compile" else model
+        return cls(mode, work, model, compiled, optimizer)
 
     def batches(self) -> dict[str, list[list[Pair]]]:
         """The peer's batches for each way to batch: as they come, and grouped by length."""
@@ -108,10 +108,10 @@ class Peer:
         pairs = load_pairs(self.work.pairs_file)[0]
         if self.work.task == "inference":
             return self.pooled(pairs).ravel().tolist()
-        self.model.eval()
+        self.module.eval()  # not compiled: that would be another compilation, of what is not measured
         with torch.no_grad(), self.autocast():
-            loss = self.model(**self.tensors(pairs)).loss.item()
-        self.model.train()
+            loss = self.module(**self.tensors(pairs)).loss.item()
+        self.module.train()
         return [loss]
 
     def pooled(self, pairs: Sequence[Pair]) -> Float[np.ndarray, "N D"]:
@@ -130,7 +130,7 @@ class Peer:
             with self.autocast():
                 loss = self.model(**inputs).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.work.config().optimizer.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.work.config().optimizer.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - start, useful_tokens(pairs)
