@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_units
+from core_jax.matmul import matmul
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.transformer import compute_dtype, initializer, layer_norm
 
@@ -34,7 +35,7 @@ class Embedding(nn.Module):
 
     def attend(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B rows"]:
         """The product of hidden states with every row."""
-        return jnp.matmul(hidden, self.table().T)
+        return matmul(hidden, self.table(), transposed=True)
 
 
 class TextEmbeddings(nn.Module):

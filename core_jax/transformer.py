@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from core_jax.attention import attend, attend_joint, choose
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_units
+from core_jax.matmul import dense_product, matmul
 from core_jax.sharding import BATCH_AXES, constrain, target_platform
 from core_jax.splash_attention import ATTENTION_NAME
 
@@ -51,7 +52,9 @@ def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
 
 def dense(config: TransformerConfig, features: int, name: str) -> nn.Dense:
     """A linear layer of the model: kernel from `initializer`, bias from zero."""
-    return nn.Dense(features, dtype=compute_dtype(config), kernel_init=initializer(config), name=name)
+    return nn.Dense(
+        features, dtype=compute_dtype(config), kernel_init=initializer(config), dot_general=dense_product, name=name
+    )
 
 
 def gelu(config: TransformerConfig, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -82,7 +85,7 @@ class HeadProjection(nn.Module):
 
 def linear(x: Hidden, kernel: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "B T E"]:
     """A linear layer whose kernel and bias are flattened: as one flat product it needs no transposes around it."""
-    return jnp.matmul(x, kernel.reshape(x.shape[-1], -1)) + bias.reshape(-1)[None, None]
+    return matmul(x, kernel.reshape(x.shape[-1], -1)) + bias.reshape(-1)[None, None]
 
 
 class Attention(nn.Module):
