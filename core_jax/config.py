@@ -103,6 +103,9 @@ class TrainingConfig:
     seed: int = 0  # everything random follows from it
     # devices by axis: data (replicas), fsdp (batch and parameters), tensor (heads, MLP width, vocabulary); -1: the rest
     mesh: str = dataclasses.field(default="data:-1", metadata=ELASTIC)
+    # processes on each host that draw examples, with the same result; 0: threads of the training process; -1: as many
+    # as are worth it, none where the devices are CPUs
+    data_workers: int = dataclasses.field(default=-1, metadata=ELASTIC)
     # compile the step for a TPU slice that is not here, such as v5e-256 or v5e:16x16; report, do not train
     plan: str = dataclasses.field(default="", metadata=ELASTIC)
     # with --plan: compile several batch sizes with every --remat, and compare the largest that fit; takes minutes
@@ -126,6 +129,7 @@ class TrainingConfig:
             bool(self.plan) or not self.plan_search,
             "--plan_search=True needs a slice to search on, such as --plan=v5e-8",
         )
+        require(self.data_workers >= -1, f"--data_workers={self.data_workers}: expected a number, 0 or more, or -1")
         require(0 <= self.seed < 2**31, f"--seed={self.seed}: expected a whole number from 0 to {2**31 - 1}")
         require(
             self.global_batch_size % self.accumulation_steps == 0,

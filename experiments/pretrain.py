@@ -31,7 +31,7 @@ from bert_jax.tokenizer import load_tokenizer
 from core_jax import distributed
 from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
 from core_jax.config import to_json
-from core_jax.data import check_batch, training_batches
+from core_jax.data import check_batch, choose_workers, training_batches
 from core_jax.flops import count_flops
 from core_jax.optimizers import make_optimizer, schedule
 from core_jax.peaks import mesh_peak, utilization
@@ -188,6 +188,7 @@ def loop(
         seed=training.seed,
         first_step=first_step,
         last_step=training.steps,
+        workers=choose_workers(training.data_workers),
     )
     learning_rate = schedule(session.config.optimizer, training.steps)
     with StepProgress(first_step, training.steps) as bar, jax.set_mesh(session.mesh):
