@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Int64, PyTree
 
@@ -31,8 +30,10 @@ from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from core_jax.checkpoints import restore_params
 from core_jax.config import require
 from core_jax.data import evaluation_batches
+from core_jax.distributed import first_decides
 from core_jax.metrics import means
 from core_jax.sharding import with_shardings
+from core_jax.train import RATES
 from core_jax.workdir import read_config
 
 
@@ -56,9 +57,7 @@ def prepare_text(config: BertPretraining, workdir: str, report: Callable[[str], 
     Raises:
       UserError: the text or the vocabulary cannot be read, or is too small.
     """
-    if jax.process_index() == 0:
-        _make_text(config, workdir, report)
-    multihost_utils.sync_global_devices("text is prepared")
+    first_decides(lambda: _make_text(config, workdir, report))
     return open_text(config, workdir)
 
 
@@ -241,7 +240,7 @@ def make_evaluation(
                     return None
                 metrics.append(score(params, batch))
         values = means(jax.device_get(metrics))
-        values.pop("useful_positions")
+        values = {name: value for name, value in values.items() if name not in RATES}
         return {"loss": values["mlm_loss"] + values["nsp_loss"]} | values
 
     return evaluate

@@ -168,8 +168,8 @@ def _truncate(
     longer = excess - both
     from_first = both // 2 + (longer if difference > 0 else 0)
     from_second = excess - from_first
-    front = rng.binomial([from_first, from_second], 0.5).tolist()
+    front_of_first, front_of_second = rng.binomial(from_first, 0.5), rng.binomial(from_second, 0.5)
     return (
-        first[front[0] : len(first) - from_first + front[0]],
-        second[front[1] : len(second) - from_second + front[1]],
+        first[front_of_first : len(first) - from_first + front_of_first],
+        second[front_of_second : len(second) - from_second + front_of_second],
     )

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int64, Key, PyTree
 
 from bert_jax.model import BertForPretraining
+from bert_jax.model_flops import useful_flops
 from core_jax.losses import cross_entropy, objective
 from core_jax.metrics import accuracy
 from core_jax.train import Loss, Metrics, State, compile_step, make_step
@@ -58,6 +59,7 @@ def pretraining_loss(model: BertForPretraining, *, train: bool) -> Loss:
             "mlm_accuracy": accuracy(mlm_logits, batch["mlm_labels"], weights["mlm"]),
             "nsp_accuracy": accuracy(nsp_logits, batch["nsp_labels"], weights["nsp"]),
             "useful_positions": (useful, jnp.float32(batch["segments"].size)),
+            "useful_flops": useful_flops(model.config, batch),
         }
         return objective(terms, batch.get("totals")), metrics
 

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
+from core_jax.dropout import drop_weights, row_seeds
 from core_jax.fused_attention import LONGEST, Options, attend_fused
+from core_jax.matmul import wants_float32_sums
+from core_jax.rounded_attention import attend_rounded
 from core_jax.sharding import BATCH_AXES, on_each_device, shards_evenly, target_platform
 from core_jax.splash_attention import attend_splash
 
-Chosen = Literal["reference", "xla", "fused", "splash", "cudnn"]
+Chosen = Literal["reference", "xla", "fused", "splash", "cudnn", "rounded"]
 Implementation = Literal["auto"] | Chosen
 HEADS = P(BATCH_AXES, None, "tensor", None)
 ROWS = P(BATCH_AXES, None)
@@ -43,17 +46,14 @@ def attend(
       dropout_rate: probability of dropping each attention weight.
       dropout_key: the randomness of dropout; none means no dropout.
       implementation: "reference" (einsum), "xla" (`jax.nn.dot_product_attention`), "cudnn" (the same, GPU), "fused"
-        and "splash" (Pallas, TPU; elsewhere interpreted, slowly), or "auto".
+        and "splash" (Pallas, TPU; elsewhere interpreted, slowly), "rounded" (bfloat16 on one CPU device), or "auto".
     Returns:
       The means, in the dtype of `query`. A query that sees no key gets zeros, not NaN.
     Raises:
       ValueError: keys and values differ in number, one segment array is missing, or the implementation cannot do it.
     Source: Vaswani et al. 2017, eq. 1, https://arxiv.org/abs/1706.03762
     """
-    if key.shape[1] != value.shape[1]:
-        raise ValueError(f"{key.shape[1]} keys but {value.shape[1]} values")
-    if (query_segments is None) != (key_segments is None):
-        raise ValueError("query_segments and key_segments: give both or neither")
+    _check(key, value, query_segments, key_segments)
     drops = dropout_rate > 0 and dropout_key is not None
     among_themselves = query.shape[1] == key.shape[1] and query_segments is key_segments
     _, length, _, width = query.shape
@@ -63,13 +63,22 @@ def attend(
         options = {"causal": causal, "dropout_rate": rate, "dropout_key": dropout_key}
         return attend_joint(jnp.concatenate((query, key, value), axis=-1), query_segments, **options)
     mask = visible(length, key.shape[1], query_segments, key_segments, causal)
+    if chosen == "rounded":
+        return attend_rounded(query, key, value, mask, dropout_key, rate)
     if chosen == "reference" or (chosen == "splash" and not shards_evenly(query.shape, HEADS)):
         return _attend_reference(query, key, value, mask, rate, dropout_key)
-    if chosen != "splash":
-        means = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=chosen)
-    else:
+    if chosen == "splash":
         means = _attend_splash(query, key, value, query_segments, key_segments, causal)
+    else:
+        means = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=chosen)
     return means if among_themselves else _zero_where_blind(means, mask)
+
+
+def _check(key, value, query_segments, key_segments):
+    if key.shape[1] != value.shape[1]:
+        raise ValueError(f"{key.shape[1]} keys but {value.shape[1]} values")
+    if (query_segments is None) != (key_segments is None):
+        raise ValueError("query_segments and key_segments: give both or neither")
 
 
 def choose(
@@ -104,6 +113,8 @@ def choose(
     platform = target_platform()
     if platform == "tpu" and fits:
         return "fused"
+    if among_themselves and wants_float32_sums(dtype):
+        return "rounded"
     if drops:
         return "reference"
     if platform == "tpu":
@@ -135,7 +146,7 @@ def attend_joint(
         mask = visible(length, length, segments, segments, causal)
         query, key, value = jnp.split(joint, 3, axis=-1)
         return _attend_reference(query, key, value, mask, rate, dropout_key)
-    seeds = jnp.zeros(rows, jnp.uint32) if dropout_key is None else jax.random.bits(dropout_key, (rows,))
+    seeds = row_seeds(dropout_key, rows)
     segments = jnp.zeros((rows, length), jnp.int32) if segments is None else segments
 
     def attend_part(joint, segments, seeds, head_numbers):
@@ -172,8 +183,7 @@ def _attend_reference(query, key, value, mask, dropout_rate, dropout_key):
     else:  # masked twice: a row without any visible key must come out as zeros, with a gradient that is not NaN
         weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1), 0.0)
     if dropout_rate > 0:
-        kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
-        weights = jnp.where(kept, weights / (1 - dropout_rate), 0.0)
+        weights = drop_weights(weights, dropout_key, dropout_rate)
     return jnp.einsum("BHTS,BSHK->BTHK", weights.astype(query.dtype), value)
 
 

@@ -4,6 +4,7 @@ A save is written under a temporary name and renamed when it is complete, so a k
 Every checkpoint carries fingerprints of its arrays: one that was damaged later is recognised, reported and passed over.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import Array, PyTree, UInt32
 
+from core_jax.distributed import first_decides, together
 from core_jax.errors import UserError
 from core_jax.train import State
 
@@ -72,9 +74,7 @@ class Checkpoints:
         for step in steps:
             path = self._directory / str(step)
             try:
-                _check_identity(path, self._identity)
-                _check_shapes(path, abstract.params)
-                return _restore(path, abstract)
+                return _restore(path, abstract, self._identity)
             except UserError:
                 raise
             except Exception as error:  # whatever a damaged file provokes in the reader
@@ -95,11 +95,13 @@ class Checkpoints:
         self._report(
             f"checkpoint {step} is damaged ({_first_line(error)}): moved to {self._damaged}, using the one before"
         )
-        if jax.process_index() == 0:
-            self._damaged.mkdir(parents=True, exist_ok=True)
-            taken = sum(path.name.startswith(f"{step}-") for path in self._damaged.iterdir())
-            (self._directory / str(step)).rename(self._damaged / f"{step}-{taken}")
+        first_decides(lambda: self._move(step))
         self._manager.reload()
+
+    def _move(self, step):
+        self._damaged.mkdir(parents=True, exist_ok=True)
+        taken = sum(path.name.startswith(f"{step}-") for path in self._damaged.iterdir())
+        (self._directory / str(step)).rename(self._damaged / f"{step}-{taken}")
 
 
 def restore_params(
@@ -119,9 +121,7 @@ def restore_params(
     for step in reversed(steps):
         path = _absolute(directory) / str(step)
         try:
-            _check_identity(path, identity)
-            _check_shapes(path, abstract_params)
-            return _restore_partly(path, {"params": abstract_params})["params"]
+            return _restore_partly(path, {"params": abstract_params}, identity)["params"]
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file provokes in the reader
@@ -154,21 +154,27 @@ class DamagedError(ValueError):
     """The arrays of a checkpoint are not those that were saved."""
 
 
-def _restore(path, abstract):
-    fields = _restore_partly(path, _abstract_storable(abstract))
+def _restore(path, abstract, identity):
+    fields = _restore_partly(path, _abstract_storable(abstract), identity)
     key = jax.random.wrap_key_data(fields["key"])
     return State(fields["step"], fields["params"], fields["opt"], jax.device_put(key, abstract.key.sharding))
 
 
-def _restore_partly(path, fields):
-    """Restores the given fields of the state and holds them against their fingerprints."""
+def _restore_partly(path, fields, identity):
+    """Restores the given fields of the state and holds them against their fingerprints.
+
+    Each process reads its own parts of the arrays: what one of them cannot read, none takes.
+    """
     replicated = jax.sharding.NamedSharding(jax.tree.leaves(fields)[0].sharding.mesh, jax.sharding.PartitionSpec())
     prints = {name: jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated) for name in fields}
     target = {"state": fields, "fingerprints": prints}
     args = ocp.args.PyTreeRestore(
         item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    # The handler alone: a Checkpointer would wait for processes that have failed.
+    with together(), contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        _check_identity(path, identity)
+        _check_shapes(path, fields["params"])
         tree = reader.restore(path / "state", args=args)
     expected, found = tree["fingerprints"], _fingerprints(tree["state"])
     wrong = [name for name in expected if int(expected[name]) != int(found[name])]
@@ -188,8 +194,8 @@ def _check_identity(path, expected):
 
 
 def _check_shapes(path, abstract_params):
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        saved = reader.metadata(path / "state").item_metadata.tree["state"]["params"]
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        saved = reader.metadata(path / "state").tree["state"]["params"]
     expected = dict(_named_shapes(abstract_params))
     found = dict(_named_shapes(saved))
     wrong = [

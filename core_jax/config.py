@@ -76,6 +76,8 @@ class OptimizerConfig:
     beta1: float = 0.9  # decay of Adam's first moment
     beta2: float = 0.999  # decay of Adam's second moment
     epsilon: float = 1e-6  # added to the root of the second moment
+    # type in which Adam's first moment is kept; the second stays float32: bfloat16 would round its small changes away
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
     bias_correction: bool = True  # False: Adam as in the original BERT
     clip_norm: float = 1.0  # largest norm of the whole gradient, measured after the all-reduce; 0 turns it off
 
@@ -101,20 +103,33 @@ class TrainingConfig:
     seed: int = 0  # everything random follows from it
     # devices by axis: data (replicas), fsdp (batch and parameters), tensor (heads, MLP width, vocabulary); -1: the rest
     mesh: str = dataclasses.field(default="data:-1", metadata=ELASTIC)
+    # processes on each host that draw examples, with the same result; 0: threads of the training process; -1: as many
+    # as are worth it, none where the devices are CPUs
+    data_workers: int = dataclasses.field(default=-1, metadata=ELASTIC)
     # compile the step for a TPU slice that is not here, such as v5e-256 or v5e:16x16; report, do not train
     plan: str = dataclasses.field(default="", metadata=ELASTIC)
+    # with --plan: compile several batch sizes with every --remat, and compare the largest that fit; takes minutes
+    plan_search: bool = dataclasses.field(default=False, metadata=ELASTIC)
     # work folder: everything that the run leaves; by default runs/PRESET
     workdir: str = dataclasses.field(default="", metadata=ELASTIC)
     log_every: int = dataclasses.field(default=100, metadata=ELASTIC)  # steps between lines of metrics.jsonl
     evaluate_every: int = dataclasses.field(default=10_000, metadata=ELASTIC)  # steps between held-out scores; 0: end
     checkpoint_every: int = dataclasses.field(default=1_000, metadata=ELASTIC)  # steps between checkpoints; 0: end
     keep_checkpoints: int = dataclasses.field(default=3, metadata=ELASTIC)  # how many of the newest stay
+    # without a sign of life, after which one of several processes counts as dead, and the run ends on all
+    silence_seconds: int = dataclasses.field(default=60, metadata=ELASTIC)
 
     def __post_init__(self):
-        for name in ("steps", "global_batch_size", "accumulation_steps", "log_every", "keep_checkpoints"):
+        counts = ("steps", "global_batch_size", "accumulation_steps", "log_every", "keep_checkpoints")
+        for name in (*counts, "silence_seconds"):
             require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
         for name in ("evaluate_every", "checkpoint_every"):
             require(getattr(self, name) >= 0, f"--{name}={getattr(self, name)}: expected 0 (only at the end) or more")
+        require(
+            bool(self.plan) or not self.plan_search,
+            "--plan_search=True needs a slice to search on, such as --plan=v5e-8",
+        )
+        require(self.data_workers >= -1, f"--data_workers={self.data_workers}: expected a number, 0 or more, or -1")
         require(0 <= self.seed < 2**31, f"--seed={self.seed}: expected a whole number from 0 to {2**31 - 1}")
         require(
             self.global_batch_size % self.accumulation_steps == 0,

@@ -4,17 +4,24 @@ An example is drawn by (epoch, index), so a checkpoint needs one integer, the st
 on any number of hosts.
 """
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Int64, PyTree
 
 from core_jax.errors import UserError
-from core_jax.sharding import global_batch
+from core_jax.sharding import global_batch, local_rows
 
 
 @runtime_checkable
@@ -54,10 +61,24 @@ def check_batch(examples: Examples, batch_size: int, name: str = "examples") -> 
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _HostRows:
+    """Draws the rows of one host, numbered through all steps; is sent to worker processes."""
+
+    examples: Examples
+    order: Order
+    batch_size: int
+    places: Int64[np.ndarray, " R"]  # of this host's rows in each batch
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        step, row = divmod(number, len(self.places))
+        return self.examples.example(*self.order(step * self.batch_size + int(self.places[row])))
+
+
 def training_batches(
-    examples: Examples, mesh: Mesh, *, batch_size: int, seed: int, first_step: int, last_step: int
-) -> Iterator[PyTree]:
-    """The batches of steps first_step .. last_step - 1, read ahead in the background.
+    examples: Examples, mesh: Mesh, *, batch_size: int, seed: int, first_step: int, last_step: int, workers: int = 0
+) -> Generator[PyTree, None, None]:
+    """The batches of steps first_step .. last_step - 1, read ahead and put on the devices in the background.
 
     Args:
       examples: to draw from, epoch after epoch.
@@ -66,22 +87,54 @@ def training_batches(
       seed: of the order.
       first_step: number of steps already taken.
       last_step: number of steps at which the run ends.
+      workers: processes of this host that draw; 0 is threads of this process. The batches are the same.
     Yields:
-      Trees of global arrays, sharded by rows.
+      Trees of global arrays, sharded by rows. The devices hold two more than the caller: one that waits, one that
+      comes.
     """
-    order = Order(len(examples), seed)
-    rows = batch_size // jax.process_count()
-    offset = rows * jax.process_index()
-
-    def draw(local_position):
-        step, row = divmod(local_position, rows)
-        return examples.example(*order(step * batch_size + offset + row))
-
+    places = local_rows(mesh, batch_size)
+    rows = len(places)
+    draw = _HostRows(examples, Order(len(examples), seed), batch_size, places)
     batches = grain.MapDataset.range(first_step * rows, last_step * rows).map(draw).batch(rows)
     # Building a batch is mostly Python, which runs one thread at a time: a second thread only bridges reads.
-    reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
-    for batch in batches.to_iter_dataset(reading):
-        yield global_batch(batch, mesh)
+    reading = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    flags.FLAGS.mark_as_parsed()  # of absl: Grain asks for some of its own, and nobody has parsed any
+    grain.config.update("py_traceback_filtering", "off")  # which writes into the messages of errors
+    # Each worker builds whole batches, every n-th one, so that their order is that of one process.
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    reading = reading.mp_prefetch(options, _start_worker).map(functools.partial(global_batch, mesh=mesh))
+    iterator = iter(grain.experimental.ThreadPrefetchIterDataset(reading, prefetch_buffer_size=1))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def choose_workers(wanted: int) -> int:
+    """The number of worker processes that is meant by --data_workers.
+
+    Args:
+      wanted: a number, or -1: none where the devices are CPUs, whose cores have steps to compute; else one for every
+        four cores of the host, 8 at most.
+    """
+    if wanted >= 0:
+        return wanted
+    return 0 if jax.default_backend() == "cpu" else min((os.cpu_count() or 1) // 4, 8)
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Ties the life of a worker to that of its parent alone."""
+    del index, count
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group: the parent decides when to end
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent():  # also with one that was killed
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def evaluation_batches(examples: Examples, mesh: Mesh, *, batch_size: int, passes: int = 1) -> Iterator[PyTree]:
@@ -96,12 +149,12 @@ def evaluation_batches(examples: Examples, mesh: Mesh, *, batch_size: int, passe
       Trees of global arrays, sharded by rows.
     """
     count = len(examples) * passes
-    rows = batch_size // jax.process_count()
-    offset = rows * jax.process_index()
+    places = local_rows(mesh, batch_size)
+    rows = len(places)
 
     def draw(local_position):
         batch, row = divmod(local_position, rows)
-        position = batch * batch_size + offset + row
+        position = batch * batch_size + int(places[row])
         example = examples.example(*divmod(position % count, len(examples)))
         return example if position < count else _weightless(example)
 

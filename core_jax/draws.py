@@ -3,8 +3,11 @@
 Axes: N examples, C draws of each.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float64, Int, UInt64
+from numpy.typing import DTypeLike
 
 # The generator of numpy.random.Philox, Philox4x64 with 10 rounds, and its constants.
 ROUNDS = 10
@@ -23,7 +26,19 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
       index: which example.
     """
     counter = np.array([0, 0, index, epoch], np.uint64)  # the generator itself counts in the first word
-    return np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64), counter=counter))
+    seed_sequence: Any = _Key(seed)  # the stubs of numpy know no other kind than its own
+    return np.random.Generator(np.random.Philox(seed_sequence, counter=counter))
+
+
+class _Key(np.random.bit_generator.ISeedSequence):
+    """A seed that is the generator's key. Given as `key` it would do the same, after asking the system for entropy."""
+
+    def __init__(self, seed: int):
+        self._words = np.array([seed, 0], np.uint64)
+
+    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> np.ndarray:
+        assert (n_words, np.dtype(dtype)) == (2, np.uint64)
+        return self._words
 
 
 def first_uniforms(

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from core_jax.config import TransformerConfig
+from core_jax.dropout import drop_units
+from core_jax.matmul import matmul
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.transformer import compute_dtype, initializer, layer_norm
 
@@ -33,7 +35,7 @@ class Embedding(nn.Module):
 
     def attend(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B rows"]:
         """The product of hidden states with every row."""
-        return jnp.matmul(hidden, self.table().T)
+        return matmul(hidden, self.table(), transposed=True)
 
 
 class TextEmbeddings(nn.Module):
@@ -53,7 +55,6 @@ class TextEmbeddings(nn.Module):
         self.position = Embedding(self.config, self.maximum_positions)
         self.type = Embedding(self.config, self.type_vocab_size)
         self.norm = layer_norm(self.config, "norm")
-        self.dropout = nn.Dropout(self.config.dropout)
 
     def __call__(
         self,
@@ -67,4 +68,7 @@ class TextEmbeddings(nn.Module):
         if positions is None:
             positions = jnp.arange(tokens.shape[1], dtype=tokens.dtype)[None]
         summed = self.token(tokens) + self.position(positions) + self.type(types)
-        return constrain(self.dropout(self.norm(summed), deterministic=not train), BATCH_AXES, None, None)
+        hidden = self.norm(summed)
+        if train and self.config.dropout:
+            hidden = drop_units(hidden, self.make_rng("dropout"), self.config.dropout)
+        return constrain(hidden, BATCH_AXES, None, None)

@@ -1,4 +1,7 @@
-"""Arithmetic of a function, counted in its jaxpr: exact for loops, remat and kernels, and the same on every backend."""
+"""Arithmetic of a function, counted in its jaxpr: exact for loops, remat and kernels, and the same on every backend.
+
+What a model needs, in contrast to what is computed, follows from its sizes: `stack_flops`.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,6 +9,27 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
+
+from core_jax.config import TransformerConfig
+
+TRAINING = 3  # times a forward pass: backward, every product gives two, one for each of its factors
+# Products that a kernel of cuDNN hides from the jaxpr, each of as many operations as queries with keys.
+HIDDEN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+Count = Float[Array, ""] | int
+
+
+def stack_flops(config: TransformerConfig, positions: Count, seen: Count) -> Count:
+    """Operations that the forward pass of a stack of Transformer blocks needs.
+
+    Args:
+      config: of the stack.
+      positions: that are computed.
+      seen: positions that each of them looks at, added up.
+    Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
+    """
+    weights = 4 * config.width**2 + 2 * config.width * config.mlp_width  # of one layer
+    return config.depth * (2 * weights * positions + 4 * config.width * seen)
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
@@ -34,6 +58,10 @@ def _count_equation(equation):
         kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
         outputs = kernel[numbers.rhs_spec[0]]
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+    if name in HIDDEN_PRODUCTS:
+        rows, queries, heads, width = equation.invars[0].aval.shape
+        keys = equation.invars[1].aval.shape[1]
+        return HIDDEN_PRODUCTS[name] * 2 * rows * heads * queries * keys * width
     inner = [_count(sub) for value in params.values() for sub in _jaxprs(value)]
     if name == "cond":
         return max(inner, default=0)

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
+
+from core_jax.dropout import is_kept, part_seed, weight_place
 
 LANES = 128
 LONGEST = 1024  # positions; what a program holds grows with BLOCK x positions
@@ -124,7 +126,7 @@ class _Call:
         """(lanes of query, key, value, output; dropout seed) for every head of this program."""
         row, group = pl.program_id(0), pl.program_id(1)
         for head in range(self.group):
-            seed = head_seed(seeds[row], head_numbers[group * self.group + head])
+            seed = part_seed(seeds[row], head_numbers[group * self.group + head])
             parts = [slice(p * self.width, (p + 1) * self.width) for p in (3 * head, 3 * head + 1, 3 * head + 2, head)]
             yield *parts, seed
 
@@ -187,37 +189,9 @@ def _drop(call, x, seed, rows):
     rate = call.options.dropout_rate
     if not rate:
         return x
-    places = _places(x.shape, rows, 0) * LONGEST + _places(x.shape, rows, 1)
+    places = weight_place(_places(x.shape, rows, 0), _places(x.shape, rows, 1))
     return jnp.where(is_kept(places, seed, rate), x / (1 - rate), 0.0)
 
 
 def _places(shape, rows, axis):
     return jax.lax.broadcasted_iota(jnp.int32, shape, axis) + (rows.start if axis == 0 else 0)
-
-
-def head_seed(row_seed: UInt32[Array, ""], head_number: UInt32[Array, ""]) -> UInt32[Array, ""]:
-    """The seed of one head's dropout in one row."""
-    return _mix(row_seed ^ _mix(head_number + jnp.uint32(1)))
-
-
-def is_kept(places: Int[Array, "T S"], seed: UInt32[Array, ""], rate: float) -> Bool[Array, "T S"]:
-    """Whether dropout keeps a weight: a hash of its place, not a draw that would have to be stored.
-
-    Args:
-      places: query * LONGEST + key.
-      seed: from `head_seed`.
-      rate: probability of dropping.
-    """
-    return (_mix(places.astype(jnp.uint32) ^ seed) >> 8).astype(jnp.int32) >= round(rate * 2**24)
-
-
-def _mix(x):
-    """A 32-bit permutation in which every input bit moves every output bit.
-
-    Source: "lowbias32", C. Wellons 2018, https://nullprogram.com/blog/2018/07/31/ (public domain)
-    """
-    x = x ^ (x >> 16)
-    x = x * jnp.uint32(0x7FEB352D)
-    x = x ^ (x >> 15)
-    x = x * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)

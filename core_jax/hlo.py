@@ -1,4 +1,4 @@
-"""What a compiled program moves: a reading of its text, in which loops count as often as they turn."""
+"""The text of a compiled program as instructions, and how often each of its computations runs."""
 
 import collections
 import dataclasses
@@ -6,67 +6,40 @@ import math
 import re
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# No data moves, or it was counted where it started.
-FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "while", "conditional", "call"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Collective:
-    """Communication of one kind in a program."""
+class Instruction:
+    """One line of a program."""
 
-    count: int  # a step
-    bytes: int  # sent by each device a step
-
-
-@dataclasses.dataclass(frozen=True)
-class Traffic:
-    """What one device moves when a program runs once."""
-
-    collectives: dict[str, Collective]
-    loop_factor: float  # bytes to and from memory, relative to a count in which every loop turns once
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
     name: str
     shape: str
     operation: str
-    operands: list[str]
-    rest: str
+    arguments: str  # between the parentheses
+    rest: str  # attributes
+    is_root: bool  # whether it is the result of its computation
+
+    @property
+    def operands(self) -> list[str]:
+        """The names of the instructions that it works on."""
+        return re.findall(r"%([\w.\-]+)", self.arguments)
+
+    def called(self, attribute: str) -> str | None:
+        """The name of the computation that an attribute such as `body` names."""
+        match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
+        return match[1] if match else None
 
 
-def read_traffic(text: str) -> Traffic:
-    """Reads the text of a compiled program.
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program."""
 
-    Args:
-      text: `compiled.as_text()`.
-    Returns:
-      Collectives, those inside of loops counted for every turn; and by how much loops multiply the bytes moved.
-    """
-    computations, entry = _computations(text)
-    turns = _turns(computations, entry)
-    counts: collections.Counter = collections.Counter()
-    sent: collections.Counter = collections.Counter()
-    once = all_turns = 0
-    for name, instructions in computations.items():
-        number = turns.get(name, 0)
-        if not number:
-            continue
-        shapes = {instruction.name: instruction.shape for instruction in instructions}
-        moved = sum(_moved(instruction, shapes) for instruction in instructions)
-        if not name.startswith("fused") and "fusion" not in name:
-            once, all_turns = once + moved, all_turns + number * moved
-        for instruction in instructions:
-            kind = instruction.operation.removesuffix("-start")
-            if kind in COLLECTIVES:
-                counts[kind] += number
-                sent[kind] += number * _sent(kind, instruction, shapes)
-    collectives = {kind: Collective(counts[kind], sent[kind]) for kind in COLLECTIVES if counts[kind]}
-    return Traffic(collectives, all_turns / max(once, 1))
+    computations: dict[str, list[Instruction]]
+    turns: collections.Counter[str]  # how often each computation runs when the program runs once
 
 
-def _computations(text):
+def read_program(text: str) -> Program:
+    """Reads `compiled.as_text()`."""
     computations, entry, current = {}, "", None
     for line in text.splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$", line)
@@ -75,11 +48,11 @@ def _computations(text):
             entry = header[2] if header[1] else entry
         elif current is not None and (instruction := _instruction(line)):
             current.append(instruction)
-    return computations, entry
+    return Program(computations, _turns(computations, entry))
 
 
 def _instruction(line):
-    match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
     if not match:
         return None
     start = match.end()
@@ -88,8 +61,8 @@ def _instruction(line):
     if opening < 0:
         return None
     closing = _closing(line, opening)
-    operands = re.findall(r"%([\w.\-]+)", line[opening:closing])
-    return _Instruction(match[1], line[start:end], line[end:opening].strip(), operands, line[closing:])
+    arguments = line[opening + 1 : closing - 1]
+    return Instruction(match[2], line[start:end], line[end:opening].strip(), arguments, line[closing:], bool(match[1]))
 
 
 def _closing(line, start):
@@ -102,15 +75,14 @@ def _closing(line, start):
 
 
 def _turns(computations, entry):
-    """How often each computation runs."""
-    turns: collections.Counter = collections.Counter()
+    turns: collections.Counter[str] = collections.Counter()
     waiting = [(entry, 1)]
     while waiting:
         name, times = waiting.pop()
         turns[name] += times
-        for instruction in computations.get(name, ()):
-            trip = re.search(r"known_trip_count[^\d]+(\d+)", instruction.rest)
-            factor = int(trip[1]) if instruction.operation == "while" and trip else 1
+        instructions = {instruction.name: instruction for instruction in computations.get(name, ())}
+        for instruction in instructions.values():
+            factor = _trips(instruction, instructions, computations) if instruction.operation == "while" else 1
             called = re.findall(r"(?:calls|body|to_apply)=%?([\w.\-]+)", instruction.rest)
             for branches in re.findall(r"branch_computations=\{([^}]*)\}", instruction.rest):
                 called += re.findall(r"[\w.\-]+", branches)
@@ -118,28 +90,28 @@ def _turns(computations, entry):
     return turns
 
 
+def _trips(loop, around, computations):
+    """How often a loop turns: as the compiler says, or as its counter is compared; 1 where neither is known."""
+    if known := re.search(r"known_trip_count[^\d]+(\d+)", loop.rest):
+        return int(known[1])
+    condition = {item.name: item for item in computations.get(loop.called("condition"), ())}
+    compare = next((item for item in condition.values() if item.operation == "compare"), None)
+    if compare is None or "direction=LT" not in compare.rest:
+        return 1
+    counter, limit = (condition[name] for name in compare.operands)
+    place = re.search(r"index=(\d+)", counter.rest)
+    if limit.operation != "constant" or not place:
+        return 1
+    initial = around.get(loop.operands[0])
+    start = around.get(initial.operands[int(place[1])]) if initial and initial.operation == "tuple" else None
+    first = int(start.arguments) if start and start.operation == "constant" else 0
+    return max(int(limit.arguments) - first, 1)
+
+
 def shape_bytes(shape: str) -> int:
     """Bytes of an array or of a tuple of arrays, written as in a program's text."""
     arrays = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)
     return sum(BYTES.get(kind, 0) * math.prod(int(n) for n in sizes.split(",") if n) for kind, sizes in arrays)
-
-
-def _moved(instruction, shapes):
-    if instruction.operation in FREE or instruction.operation.endswith("-done"):
-        return 0
-    return shape_bytes(instruction.shape) + sum(shape_bytes(shapes.get(name, "")) for name in instruction.operands)
-
-
-def _sent(kind, instruction, shapes):
-    """Bytes that each device sends, by the ring algorithms."""
-    size = group_size(instruction.rest)
-    given = sum(shape_bytes(shapes.get(name, "")) for name in instruction.operands)
-    share = (size - 1) / size
-    if kind == "all-reduce":
-        return int(2 * given * share)
-    if kind == "all-gather":  # each passes on everybody's part
-        return int(given * (size - 1))
-    return int(given * share) if kind in ("reduce-scatter", "all-to-all") else given
 
 
 def group_size(rest: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import DTypeLike, PyTree
 
 from core_jax.config import OptimizerConfig
 
@@ -53,25 +53,27 @@ class AdamState(NamedTuple):
     nu: PyTree  # second moment
 
 
-def scale_by_uncorrected_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+def scale_by_uncorrected_adam(
+    beta1: float, beta2: float, epsilon: float, moment_dtype: DTypeLike = jnp.float32
+) -> optax.GradientTransformation:
     """Adam without bias correction, as the original BERT was trained; optax has no switch for it.
 
     Args:
       beta1, beta2: decays of the moments.
       epsilon: added to the root of the second moment.
+      moment_dtype: in which the first moment is kept; it is computed and used in float32.
     Source: `AdamWeightDecayOptimizer` in https://github.com/google-research/bert/blob/master/optimization.py
     """
 
     def init(params):
-        zeros = optax.tree.zeros_like(params)
-        return AdamState(zeros, optax.tree.zeros_like(params))
+        return AdamState(optax.tree.zeros_like(params, dtype=moment_dtype), optax.tree.zeros_like(params))
 
     def update(updates, state, params=None):
         del params
         mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.nu, updates)
         scaled = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + epsilon), mu, nu)
-        return scaled, AdamState(mu, nu)
+        return scaled, AdamState(optax.tree.cast(mu, moment_dtype), nu)
 
     return optax.GradientTransformation(init, update)
 
@@ -91,9 +93,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     moments: dict[str, Any] = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(**moments)
+        optax.scale_by_adam(**moments, mu_dtype=config.moment_dtype)
         if config.bias_correction
-        else scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon),
+        else scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon, config.moment_dtype),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from core_jax.flops import count_flops
-from core_jax.hlo import read_traffic
 from core_jax.topologies import GIB, Topology
+from core_jax.traffic import read_traffic
 
 
 @dataclasses.dataclass(frozen=True)

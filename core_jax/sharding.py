@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int64, PyTree
 
 from core_jax.errors import UserError
 
@@ -29,9 +29,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"mlp/up/bias$", P("tensor")),
     (r"mlp/down/kernel$", P("tensor", "fsdp")),
     (r"token_prediction/bias$", P("tensor")),
-    (r"classifier/dense/kernel$", P("fsdp", None)),  # too few classes to divide
-    (r"(dense|transform)/kernel$", P("fsdp", "tensor")),
-    (r"", P()),  # LayerNorm, biases of the width, scalars
+    # LayerNorm, biases of the width, scalars; and the kernels of pooler, heads and classifiers: they see few positions,
+    # so that divided they would cost more in communication than they are worth in memory and arithmetic.
+    (r"", P()),
 )
 
 
@@ -164,17 +164,37 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> Int64[np.ndarray, " rows"]:
+    """The rows of the global batch that this host's devices hold, in order.
+
+    Hosts hold equal numbers; where an axis that does not divide the batch goes across hosts, several hold the same.
+    """
+    parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+
+
 def global_batch(local: PyTree[np.ndarray], mesh: Mesh) -> PyTree[Array]:
     """Joins every host's rows to one global array, without moving them between hosts.
 
     Args:
-      local: this host's rows; hosts hold equal numbers, in the order of their process index.
+      local: this host's rows, those that `local_rows` names.
       mesh: of all devices.
     Returns:
       Arrays whose rows are those of all hosts.
     """
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), local)
+    sharding, parts = batch_sharding(mesh), math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    held = local_rows(mesh, parts)  # parts of the batch that are here
+
+    def join(rows):
+        size = len(rows) // len(held)  # of a part
+
+        def part(index):
+            place = int(np.searchsorted(held, (index[0].start or 0) // size)) * size
+            return rows[place : place + size]
+
+        return jax.make_array_from_callback((size * parts, *rows.shape[1:]), sharding, part)
+
+    return jax.tree.map(join, local)
 
 
 def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 LANES = 128  # lengths must be multiples of it
 LARGEST_BLOCK = 512
+ATTENTION_NAME = "attention"  # what remat policies call the results of attention
 PADDING = -1  # segment of the positions that only fill up a length
 
 
@@ -65,5 +66,10 @@ def _make_kernel(heads, queries, keys, causal, interpret):
         v_layout=sequence_minor,
     )
     return kernel.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=ATTENTION_NAME,
+        interpret=interpret,
     )

@@ -1,6 +1,5 @@
 """The state of a run, the step that every task shares, and the only loop."""
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -22,6 +21,10 @@ Metrics = dict[str, Ratio]
 # A task: a pure function of parameters, batch and randomness to (scalar, {name: (sum, count)}). `batch["weights"]` is
 # a dict of each loss term's weights; `batch["totals"]`, if there, their sums over the whole of which this is a part.
 Loss = Callable[[PyTree, dict[str, Any], Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
+
+
+# Metrics of a task whose sums are amounts of work; what is logged is also how much of it was done in a second.
+RATES = {"useful_positions": "useful_tokens_per_second", "useful_flops": "model_flops_per_second"}
 
 
 @jax.tree_util.register_dataclass
@@ -168,7 +171,7 @@ def fit(
     number, stretch, previous, saved = int(state.step), [], None, int(state.step)
     while number < last_step and not hooks.stopping():
         batch = stopwatch.next_batch(batches, running=previous)
-        with stopwatch.span("compile") if previous is None else contextlib.nullcontext():
+        with stopwatch.span("compile" if previous is None else "step"):
             state, metrics = step(state, batch)
             # Dispatch is asynchronous. Waiting for the step before keeps one step queued, so that the devices never
             # idle between steps and the host never runs far ahead of them.
@@ -184,14 +187,26 @@ def fit(
             _save(number, state, metrics, hooks, stopwatch)
             saved = number
         if cadence.evaluate and number % cadence.evaluate == 0 and not last:
-            with stopwatch.span("evaluation"):
-                hooks.evaluate(number, state)
+            _evaluate(number, state, metrics, hooks, stopwatch)
     if number > saved:
         _save(number, state, previous, hooks, stopwatch)
     return state
 
 
+def _finish(metrics, stopwatch):
+    """Waits for the step that still runs, so that its time is not counted as that of what follows."""
+    with stopwatch.span("step"):
+        jax.block_until_ready(metrics)
+
+
+def _evaluate(number, state, metrics, hooks, stopwatch):
+    _finish(metrics, stopwatch)
+    with stopwatch.span("evaluation"):
+        hooks.evaluate(number, state)
+
+
 def _save(number, state, metrics, hooks, stopwatch):
+    _finish(metrics, stopwatch)
     with stopwatch.span("checkpoint"):
         _require_finite(number, metrics)
         hooks.save(number, state)
@@ -199,13 +214,14 @@ def _save(number, state, metrics, hooks, stopwatch):
 
 def _summarise(number, stretch, stopwatch):
     """Means over a stretch of steps, and its rates."""
+    _finish(stretch[-1], stopwatch)
     stretch = jax.device_get(stretch)
     _require_finite(number, stretch[-1])
     values, seconds = metrics_lib.means(stretch), stopwatch.lap()
     values["steps_per_second"] = len(stretch) / seconds
-    if "useful_positions" in values:
-        useful = sum(float(metrics["useful_positions"][0]) for metrics in stretch)
-        values["useful_tokens_per_second"] = useful / seconds
+    for name, rate in RATES.items():
+        if name in values:
+            values[rate] = sum(float(metrics[name][0]) for metrics in stretch) / seconds
     return values
 
 

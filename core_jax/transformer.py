@@ -8,19 +8,29 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from core_jax.attention import attend, attend_joint, choose
 from core_jax.config import TransformerConfig
+from core_jax.dropout import drop_units
+from core_jax.matmul import dense_product, matmul
 from core_jax.sharding import BATCH_AXES, constrain, target_platform
+from core_jax.splash_attention import ATTENTION_NAME
 
 Hidden = Float[Array, "B T D"]
 Segments = Int[Array, "B T"]
 
+_keep_attention = jax.checkpoint_policies.save_only_these_names(ATTENTION_NAME)
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _keep_attention
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+# A loop keeps all that its body's backward pass asks for, in arrays over all layers, such as six arrays for one GELU.
+# In an unrolled stack the compiler computes such elementwise results again by itself; in a loop it must be told to.
+SCAN_KEEPS = jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_policies.dots_saveable, _keep_attention)
 
 
 def compute_dtype(config: TransformerConfig) -> jnp.dtype:
@@ -42,7 +52,9 @@ def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
 
 def dense(config: TransformerConfig, features: int, name: str) -> nn.Dense:
     """A linear layer of the model: kernel from `initializer`, bias from zero."""
-    return nn.Dense(features, dtype=compute_dtype(config), kernel_init=initializer(config), name=name)
+    return nn.Dense(
+        features, dtype=compute_dtype(config), kernel_init=initializer(config), dot_general=dense_product, name=name
+    )
 
 
 def gelu(config: TransformerConfig, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -73,7 +85,7 @@ class HeadProjection(nn.Module):
 
 def linear(x: Hidden, kernel: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "B T E"]:
     """A linear layer whose kernel and bias are flattened: as one flat product it needs no transposes around it."""
-    return jnp.matmul(x, kernel.reshape(x.shape[-1], -1)) + bias.reshape(-1)[None, None]
+    return matmul(x, kernel.reshape(x.shape[-1], -1)) + bias.reshape(-1)[None, None]
 
 
 class Attention(nn.Module):
@@ -102,7 +114,8 @@ class Attention(nn.Module):
             query, key, value = (linear(x, *parts).reshape(shape) for parts in projections)
             both = {"query_segments": segments, "key_segments": segments}
             mixed = attend(query, key, value, **both, **dropout, implementation=implementation)
-        return linear(mixed.reshape(x.shape), *HeadProjection(config, merges=True, name="out")())
+        mixed = checkpoint_name(mixed.reshape(x.shape), ATTENTION_NAME)
+        return linear(mixed, *HeadProjection(config, merges=True, name="out")())
 
 
 class Mlp(nn.Module):
@@ -129,8 +142,10 @@ class Block(nn.Module):
     def __call__(self, x: Hidden, segments: Segments | None, train: bool) -> Hidden:
         """One layer; shapes stay as they are."""
         config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=not train)
         attention, mlp = Attention(config, name="attention"), Mlp(config, name="mlp")
+
+        def drop(y):
+            return drop_units(y, self.make_rng("dropout"), config.dropout) if train and config.dropout else y
 
         def residual(x, branch, norm):
             x = x + drop(branch(norm(x))) if config.norm == "pre" else norm(x + drop(branch(x)))
@@ -149,12 +164,10 @@ class Stack(nn.Module):
     def __call__(self, x: Hidden, segments: Segments | None = None, *, train: bool = False) -> Hidden:
         """Runs all blocks; with pre-norm a last LayerNorm follows."""
         config = self.config
-        block = Block
-        if config.remat != "none":
+        block, policy = Block, REMAT_POLICIES.get(config.remat, SCAN_KEEPS if config.scan_layers else None)
+        if policy is not None:
             # inside a scan nothing can be merged across layers anyway, and the barriers would only cost
-            block = nn.remat(
-                Block, static_argnums=(3,), policy=REMAT_POLICIES[config.remat], prevent_cse=not config.scan_layers
-            )
+            block = nn.remat(Block, static_argnums=(3,), policy=policy, prevent_cse=not config.scan_layers)
         if config.scan_layers:
             layers = nn.scan(
                 lambda block, x, _: (block(x, segments, train), None),

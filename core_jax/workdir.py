@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -15,9 +17,11 @@ from tensorboardX import SummaryWriter
 
 from core_jax.atomic_files import write_atomically
 from core_jax.config import differences, from_json, to_json
+from core_jax.distributed import first_decides
 from core_jax.errors import UserError
 
 Config = TypeVar("Config")
+VISIBLE_SECONDS = 5  # after which a new file shows on every host that shares the folder
 
 
 def read_config(workdir: epath.PathLike, kind: type[Config]) -> Config:
@@ -94,6 +98,37 @@ def filling(workdir: epath.PathLike, config: Any) -> Iterator[None]:
                 path.rmtree() if path.is_dir() else path.unlink()
         raise
     save_config(workdir, config)  # elastic fields may have changed
+
+
+def check_shared(workdir: epath.PathLike) -> None:
+    """Refuses a work folder that is another one on every host; all processes must call this.
+
+    Raises:
+      UserError: what the first process writes there, another does not see.
+    """
+    if jax.process_count() == 1:
+        return
+    workdir = epath.Path(workdir)
+
+    def mark():
+        name = f".shared.{uuid.uuid4().hex}"
+        (workdir / name).touch()
+        return name
+
+    path = workdir / first_decides(mark)
+    try:
+        end = time.monotonic() + VISIBLE_SECONDS
+        while not path.exists():
+            if time.monotonic() > end:
+                raise UserError(
+                    f"--workdir={workdir} on {socket.gethostname()} is another folder than that of the first process: "
+                    "give one that all hosts share, on a network file system"
+                )
+            time.sleep(0.1)
+        first_decides(lambda: None)  # all have seen it
+    finally:
+        if jax.process_index() == 0:
+            path.unlink(missing_ok=True)
 
 
 def check_space(workdir: epath.PathLike, needed: int) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TypeVar
@@ -16,7 +17,9 @@ from rich import progress
 from rich.console import Console
 from rich.table import Table
 
+from core_jax import distributed
 from core_jax.errors import UserError
+from core_jax.peers import PeerError
 from core_jax.train import NonFiniteLossError
 
 USER_ERROR, FAILED = 2, 1  # exit codes
@@ -31,23 +34,51 @@ def say(message: str) -> None:
         console.print(message, markup=False)
 
 
+def report(message: str) -> None:
+    """Prints one line, on every process."""
+    console.print(message, markup=False)
+
+
 def run_command(main: Callable[[list[str]], int]) -> None:
-    """Runs a command on the arguments of the process and exits: a user's mistake ends in one message and code 2."""
+    """Runs a command on the arguments of the process and exits: a user's mistake ends in one message and code 2.
+
+    Where there are several processes, all exit with the same code, and the message is printed by one of them.
+    """
     try:
-        code = main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except UserError as error:
-        errors.print(f"error: {error}", markup=False)
-        code = USER_ERROR
+        code = _fail(USER_ERROR, error)
     except NonFiniteLossError as error:
-        errors.print(f"error: {error}", markup=False)
-        code = FAILED
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+        code = _fail(FAILED, error)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            code = _fail(FAILED, f"the disk is full ({error}): free some and type the same command again")
+            sys.stdout.flush()
+            distributed.abandon(code)
+            os._exit(code)  # now: the threads that write checkpoints and curves would bury the message under their own
+        if not distributed.is_cluster():
             raise
-        errors.print(f"error: the disk is full ({error}): free some and type the same command again", markup=False)
-        sys.stdout.flush()
-        os._exit(FAILED)  # now: the threads that write checkpoints and curves would bury the message under their own
+        code = _end_cluster(error)
+    distributed.abandon(code)  # waiting for the others, as at a good end, could last
     sys.exit(code)
+
+
+def _fail(code, message):
+    if distributed.announce(code, str(message)):
+        errors.print(f"error: {message}", markup=False)
+    return code
+
+
+def _end_cluster(error):
+    """Ends all processes because of an error of one, which may be the echo of another's death."""
+    if isinstance(error, KeyboardInterrupt):
+        distributed.announce(128 + signal.SIGINT, "interrupted")
+        return 128 + signal.SIGINT
+    if isinstance(error, PeerError):
+        return error.code
+    if not distributed.name_the_dead() and distributed.announce(FAILED, f"{type(error).__name__}: {error}"):
+        traceback.print_exception(error)
+    return FAILED
 
 
 def parse_preset(arguments: list[str], presets: Mapping[str, Config], default: str, description: str) -> Config:
@@ -90,25 +121,30 @@ def _expand_home(flag):
 
 
 class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a question that the training loop asks after every step."""
+    """Turns SIGTERM and Ctrl-C, on any process, into a question that all ask after every step and batch of scoring."""
 
     def __init__(self):
         self.signal: int | None = None
+        self._agreed: int | None = None  # the signal of one process at which all stop
 
     def __call__(self) -> bool:
-        """True once somebody asked the run to end."""
+        """True once somebody asked the run to end; on several processes from the same call on."""
+        if distributed.is_cluster():
+            self._agreed = distributed.stop_signal()
+            return self._agreed is not None
         return self.signal is not None
 
     @property
     def exit_code(self) -> int:
         """As shells say it: 143 for SIGTERM, 130 for Ctrl-C."""
-        return 128 + (self.signal or 0)
+        return 128 + (self._agreed or self.signal or 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signal is not None:  # asked twice: somebody cannot wait
             raise KeyboardInterrupt
         self.signal = number
+        distributed.ask_to_stop(number)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["StopRequest"]:
@@ -164,7 +200,7 @@ class StepProgress:
 
 def format_value(name: str, value: float) -> str:
     """A number as a person reads it: shares in percent, rates without decimals."""
-    if name.endswith(("accuracy", "share")):
+    if name.endswith(("accuracy", "share", "mfu", "utilization", "goodput")):
         return f"{100 * value:.2f} %"
     return f"{value:,.0f}" if name.endswith("per_second") else f"{value:.4f}"
 

@@ -3,10 +3,11 @@
 import dataclasses
 
 from bert_jax.pretraining import make_evaluation, open_text, open_trained
+from core_jax import distributed
 from core_jax.config import require
 from core_jax.sharding import parse_mesh
 from experiments import results
-from experiments.console import StopRequest, parse_flags, run_command, say
+from experiments.console import StopRequest, parse_flags, report, run_command, say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,7 @@ class Evaluation:
 
     init: str  # work folder of the run
     mesh: str = "data:-1"  # devices by axis, as for pretraining
+    silence_seconds: int = 60  # without a sign of life, after which a process of several counts as dead
 
     def __post_init__(self):
         require(bool(self.init), "--init=: expected the work folder of a run")
@@ -23,6 +25,8 @@ class Evaluation:
 def main(arguments: list[str]) -> int:
     """Scores and prints; returns the exit code."""
     flags = parse_flags(Evaluation, arguments, "Scores a pretrained BERT on its held-out text.")
+    distributed.initialise(flags.silence_seconds, report)
+    distributed.require_same("command line", repr(flags))
     mesh = parse_mesh(flags.mesh)
     trained = open_trained(flags.init, mesh, say)
     text = open_text(trained.config, flags.init)

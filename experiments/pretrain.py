@@ -19,6 +19,7 @@ from bert_jax.diagnosis import corpus_findings, training_findings
 from bert_jax.model import BertForPretraining
 from bert_jax.pretraining import (
     Text,
+    batch_shapes,
     check_text,
     corpus_folder,
     given_tokenizer,
@@ -29,17 +30,21 @@ from bert_jax.pretraining import (
     resolve_model,
 )
 from bert_jax.tasks import initial_params, training_step
+from core_jax import distributed
 from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
-from core_jax.data import check_batch, training_batches
+from core_jax.config import to_json
+from core_jax.data import check_batch, choose_workers, training_batches
+from core_jax.flops import count_flops
 from core_jax.optimizers import make_optimizer, schedule
+from core_jax.peaks import mesh_peak, utilization
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
-from core_jax.workdir import Recorder, check_space, claim_workdir, filling, lock, read_config
+from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling, lock, read_config
 from experiments import planning, results
-from experiments.console import StepProgress, StopRequest, parse_preset, run_command, say
+from experiments.console import StepProgress, StopRequest, parse_preset, report, run_command, say
 
-SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second")
+SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second", "mfu")
 
 
 def main(arguments: list[str]) -> int:
@@ -48,10 +53,13 @@ def main(arguments: list[str]) -> int:
     workdir = config.training.workdir or os.path.join("runs", config.preset)
     if config.training.plan:
         return planning.run(config, workdir)
+    distributed.initialise(config.training.silence_seconds, report)
+    distributed.require_same("configuration", to_json(config))
     mesh = parse_mesh(config.training.mesh)
-    check(config, workdir, mesh)
+    distributed.first_decides(lambda: check(config, workdir, mesh))
+    check_shared(workdir)
     with lock(workdir), StopRequest().listening() as stopping:
-        if results.is_finished(workdir, config.training.steps):
+        if distributed.first_decides(lambda: results.is_finished(workdir, config.training.steps)):
             results.show(workdir)
             say(f"{workdir} is finished: --steps=N with a larger N trains further")
             return 0
@@ -188,12 +196,17 @@ def loop(
         seed=training.seed,
         first_step=first_step,
         last_step=training.steps,
+        workers=choose_workers(training.data_workers),
     )
     learning_rate = schedule(session.config.optimizer, training.steps)
     with StepProgress(first_step, training.steps) as bar, jax.set_mesh(session.mesh):
+        peak = mesh_peak(session.mesh)
+        with stopwatch.span("compile"):
+            step_flops = count_flops(step, session.abstract, batch_shapes(session.config)) if peak else 0
 
         def record(number: int, values: dict[str, float]) -> None:
-            values = values | {"learning_rate": float(np.asarray(learning_rate(number - 1)))} | stopwatch.shares()
+            values = values | {"learning_rate": float(np.asarray(learning_rate(number - 1)))}
+            values |= (utilization(values, step_flops, peak) if peak else {}) | stopwatch.shares()
             recorder.write(number, "train", values)
             bar.report(number, values, SHOWN)
 

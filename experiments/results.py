@@ -20,6 +20,7 @@ from core_jax.workdir import write_atomically
 from experiments.console import format_value, print_table, say
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+SPEEDS = ("useful_tokens_per_second", "model_flops_per_second", "mfu", "hardware_flops_utilization")
 SAMPLED_ROWS = 200  # of packed ones, to tell how full they are
 ROWS = (  # label, model's score, baseline's score
     ("MLM accuracy", "mlm_accuracy", "unigram_accuracy"),
@@ -78,7 +79,7 @@ def save(
             "train_examples": len(text.train.pairs if isinstance(text.train, PackedPairs) else text.train),
             "train_rows": len(text.train),
             "held_out_examples": len(text.held_out),
-            "useful_tokens_per_second": _median_rate(workdir),
+            **_medians(workdir),
             "seconds": stopwatch.total(),
             **stopwatch.shares(),
             "peak_memory_bytes": peak_memory_bytes(),
@@ -97,11 +98,11 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _median_rate(workdir):
-    """Over all logged stretches of the run, also those before it was interrupted."""
-    lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    rates = [json.loads(line).get("useful_tokens_per_second") for line in lines]
-    return statistics.median(rate for rate in rates if rate is not None)
+def _medians(workdir):
+    """Of each of SPEEDS that was logged, over all stretches of the run, also those before it was interrupted."""
+    lines = [json.loads(line) for line in (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    logged = {name: [line[name] for line in lines if name in line] for name in SPEEDS}
+    return {name: statistics.median(values) for name, values in logged.items() if values}
 
 
 def load(workdir: str) -> dict | None:
@@ -137,6 +138,7 @@ def show(workdir: str) -> None:
         f"useful tokens a second: {summary['useful_tokens_per_second']:,.0f}   "
         f"waited for data: {100 * summary['data_wait_share']:.2f} % of the time   "
         f"peak memory: {summary['peak_memory_bytes'] / 1e9:.2f} GB"
+        + (f"   MFU: {100 * summary['mfu']:.1f} %" if "mfu" in summary else "")
     )
     say(f"checkpoint: {workdir}/checkpoints/{summary['steps']}")
     say(f'next: python -m experiments.predict --init={shlex.quote(workdir)} "the capital of france is [MASK]."')

@@ -1,4 +1,4 @@
-"""What the peer, `transformers.BertForPreTraining`, computes for small random models, and how its names map to ours.
+"""What the peer, `transformers.BertForPreTraining`, computes for small random models.
 
 `python -m tests.peer_reference` writes tests/peer_reference.json. That and `peer_results` need the `parity` extra, the
 rest does not.
@@ -17,6 +17,7 @@ from bert_jax.config import BertConfig
 from bert_jax.model import BertForPretraining
 from bert_jax.tasks import initial_params
 from core_jax.sharding import path_name
+from experiments.benchmark.peer_names import PEER_GELUS, from_peer, peer_name, to_peer
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
 SCALE = 0.12  # of random weights: twice as large, and float32 no longer keeps five digits, neither here nor there
@@ -34,44 +35,6 @@ CONFIG = BertConfig(
     dtype="float32",
 )
 GELUS = ("erf", "tanh")
-PEER_GELUS = {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}
-MODULES = {  # ours -> the peer's; # is the number of a layer
-    "bert/embeddings/token": "bert.embeddings.word_embeddings",
-    "bert/embeddings/position": "bert.embeddings.position_embeddings",
-    "bert/embeddings/type": "bert.embeddings.token_type_embeddings",
-    "bert/embeddings/norm": "bert.embeddings.LayerNorm",
-    "bert/encoder/block_#/attention/query": "bert.encoder.layer.#.attention.self.query",
-    "bert/encoder/block_#/attention/key": "bert.encoder.layer.#.attention.self.key",
-    "bert/encoder/block_#/attention/value": "bert.encoder.layer.#.attention.self.value",
-    "bert/encoder/block_#/attention/out": "bert.encoder.layer.#.attention.output.dense",
-    "bert/encoder/block_#/attention_norm": "bert.encoder.layer.#.attention.output.LayerNorm",
-    "bert/encoder/block_#/mlp/up": "bert.encoder.layer.#.intermediate.dense",
-    "bert/encoder/block_#/mlp/down": "bert.encoder.layer.#.output.dense",
-    "bert/encoder/block_#/mlp_norm": "bert.encoder.layer.#.output.LayerNorm",
-    "bert/pooler/dense": "bert.pooler.dense",
-    "token_prediction": "cls.predictions",
-    "token_prediction/transform": "cls.predictions.transform.dense",
-    "token_prediction/norm": "cls.predictions.transform.LayerNorm",
-    "next_sentence_classifier/dense": "cls.seq_relationship",
-}
-
-
-def peer_name(path: str) -> str:
-    """The peer's name of our parameter, e.g. `bert/pooler/dense/kernel`."""
-    module, leaf = path.rsplit("/", 1)
-    layer = re.search(r"(?<=block_)\d+", module)
-    name = MODULES[re.sub(r"(?<=block_)\d+", "#", module)] + (".bias" if leaf == "bias" else ".weight")
-    return name.replace("#", layer[0]) if layer else name
-
-
-def to_peer(path: str, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Our array in the peer's shape: a linear layer is transposed there and knows no axis of heads."""
-    return ours.reshape(shape[::-1]).T if path.endswith("kernel") else ours.reshape(shape)
-
-
-def from_peer(path: str, theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `to_peer`; `shape` is ours."""
-    return (theirs.T if path.endswith("kernel") else theirs).reshape(shape)
 
 
 def random_params(config: BertConfig, seed: int) -> dict:

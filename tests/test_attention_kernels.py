@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from core_jax import fused_attention
 from core_jax.attention import Implementation, attend, attend_joint, choose
 from core_jax.sharding import MESH_AXES
 from tests.tiny_bert import mesh_of
@@ -89,36 +88,18 @@ def with_dropout(joint, rate=0.25, key=None):
     return attend_joint(joint, None, dropout_rate=rate, dropout_key=jax.random.key(1) if key is None else key)
 
 
-def test_dropout_is_the_hash_that_is_written_down():
-    """Forward and backward, against the reference's formula with that mask."""
-    rows, length, heads, width, rate = 2, 24, 3, 8, 0.25
-    joint, direction = normal(0, (rows, length, heads, 3 * width)), normal(1, (rows, length, heads, width))
-    row_seeds = jax.random.bits(jax.random.key(1), (rows,))
-    places = jnp.arange(length)[:, None] * fused_attention.LONGEST + jnp.arange(length)[None]
-    seeds = jax.vmap(jax.vmap(fused_attention.head_seed, (None, 0)), (0, None))(
-        row_seeds, jnp.arange(heads, dtype=jnp.uint32)
-    )
-    kept = jax.vmap(jax.vmap(lambda seed: fused_attention.is_kept(places, seed, rate)))(seeds)  # B H T S
+@over_shapes
+def test_dropout_of_the_kernel_is_that_of_the_reference_forward_and_backward(shape):
+    width = shape[-1]
+    joint, direction = normal(0, (*shape[:3], 3 * width)), normal(1, shape)
 
-    def by_hand(joint):
+    def by_reference(joint):
         query, key, value = jnp.split(joint, 3, axis=-1)
-        weights = jax.nn.softmax(jnp.einsum("BTHK,BSHK->BHTS", query, key) / np.sqrt(width), axis=-1)
-        return jnp.einsum("BHTS,BSHK->BTHK", jnp.where(kept, weights / (1 - rate), 0.0), value)
+        options = {"dropout_rate": 0.25, "dropout_key": jax.random.key(1), "implementation": "reference"}
+        return attend(query, key, value, **options)
 
     for function in (lambda f: f(joint), lambda f: jax.vjp(f, joint)[1](direction)[0]):
-        np.testing.assert_allclose(function(with_dropout), function(by_hand), rtol=1e-5, atol=1e-6)
-
-
-def test_dropout_drops_each_weight_as_often_as_it_should():
-    rate, count = 0.1, 400
-    places = jnp.arange(64)[:, None] * fused_attention.LONGEST + jnp.arange(64)[None]
-    seeds = jax.random.bits(jax.random.key(0), (count,))
-    kept = np.asarray(jax.vmap(lambda seed: fused_attention.is_kept(places, seed, rate))(seeds))
-    error = np.sqrt(rate * (1 - rate))
-    assert abs(np.mean(~kept) - rate) < 5 * error / np.sqrt(kept.size)
-    assert np.abs(np.mean(~kept, axis=0) - rate).max() < 5 * error / np.sqrt(count)
-    neighbours = np.mean(~kept[:, :, 1:] & ~kept[:, :, :-1])
-    assert abs(neighbours - rate**2) < 5 * rate / np.sqrt(kept.size)
+        np.testing.assert_allclose(function(with_dropout), function(by_reference), rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_is_the_same_on_every_mesh():

@@ -1,3 +1,5 @@
+import multiprocessing
+
 import jax
 import numpy as np
 import pytest
@@ -6,38 +8,18 @@ from core_jax import data
 from core_jax.data import Order, check_batch, evaluation_batches, training_batches
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
+from tests.numbered_examples import Mistaken, Numbers
 
 MESH = parse_mesh("data:8")
-
-
-class Numbers:
-    """Examples that say which they are."""
-
-    def __init__(self, length):
-        self._length = length
-
-    def __len__(self):
-        return self._length
-
-    def example(self, epoch, index):
-        return {
-            "index": np.int32(index),
-            "epoch": np.int32(epoch),
-            "segments": np.full(3, index + 1, np.int32),
-            "weights": {"score": np.float32(index + 1), "tokens": np.ones(2, np.float32)},
-        }
 
 
 def on_host(batches):
     return [jax.tree.map(np.asarray, batch) for batch in batches]
 
 
-def train(length=20, *, first_step=0, last_step=12, batch_size=8, seed=0):
-    return on_host(
-        training_batches(
-            Numbers(length), MESH, batch_size=batch_size, seed=seed, first_step=first_step, last_step=last_step
-        )
-    )
+def train(length=20, *, first_step=0, last_step=12, seed=0, workers=0):
+    options = {"batch_size": 8, "seed": seed, "first_step": first_step, "last_step": last_step, "workers": workers}
+    return on_host(training_batches(Numbers(length), MESH, **options))
 
 
 def assert_same(found, expected):
@@ -82,6 +64,28 @@ def test_a_stream_that_starts_later_is_the_tail(first_step):
     assert_same(train(first_step=first_step), train()[first_step:])
 
 
+@pytest.mark.parametrize(("workers", "first_step"), [(1, 0), (3, 5)])
+def test_workers_give_the_same_batches(workers, first_step):
+    assert_same(train(first_step=first_step, workers=workers), train(first_step=first_step))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_mistakes_in_workers_are_those_of_the_user(workers):
+    options = {"batch_size": 8, "seed": 0, "first_step": 0, "last_step": 1, "workers": workers}
+    with pytest.raises(UserError, match=r"^the text is damaged$"):
+        next(training_batches(Mistaken(20), MESH, **options))
+
+
+def test_workers_end_with_their_iterator():
+    options = {"batch_size": 8, "seed": 0, "first_step": 0, "last_step": 1000, "workers": 2}
+    batches = training_batches(Numbers(20), MESH, **options)
+    for _ in range(2):  # the second is from the second worker
+        next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
 def test_other_seeds_give_other_batches():
     assert any((a["index"] != b["index"]).any() for a, b in zip(train(seed=0), train(seed=1), strict=True))
 
@@ -96,10 +100,9 @@ def test_hosts_together_build_the_batches_of_one(hosts, kind, monkeypatch):
 
     expected = build()
     monkeypatch.setattr(data, "global_batch", lambda local, mesh: local)
-    monkeypatch.setattr(jax, "process_count", lambda: hosts)
     parts = []
     for host in range(hosts):
-        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        monkeypatch.setattr(data, "local_rows", lambda mesh, size, host=host: np.split(np.arange(size), hosts)[host])
         parts.append(build())
     assert all(len(batch["index"]) == 8 // hosts for part in parts for batch in part)
     joined = [jax.tree.map(lambda *rows: np.concatenate(rows), *batches) for batches in zip(*parts, strict=True)]

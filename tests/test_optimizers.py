@@ -197,3 +197,18 @@ def test_decay_shrinks_kernels_and_embeddings_of_a_bert():
     assert {name for name, on in mask.items() if on} == kernels
     rest = {name.rsplit("/")[-1] for name in mask.keys() - kernels}
     assert rest == {"bias", "scale"}
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_first_moment_in_bfloat16_takes_half_the_memory_and_nearly_the_same_steps(corrected):
+    config = dataclasses.replace(DEVLIN, bias_correction=corrected)
+    narrow = make_optimizer(dataclasses.replace(config, moment_dtype="bfloat16"), STEPS)
+    sizes = {leaf.dtype.name: 0 for leaf in jax.tree.leaves(narrow.init(parameters()))}
+    for leaf in jax.tree.leaves(narrow.init(parameters())):
+        sizes[leaf.dtype.name] += leaf.size
+    assert sizes["bfloat16"] == sizes["float32"]  # the first moment; the second
+    found, exact = (list(trajectory(one, parameters()))[-1] for one in (narrow, make_optimizer(config, STEPS)))
+    moved = jax.tree.map(lambda leaf, start: np.abs(leaf - start).max(), exact, parameters())
+    # A step is rounded to 8 bits; the errors of STEPS of them add up at most.
+    jax.tree.map(lambda a, b, step: np.testing.assert_allclose(a, b, atol=STEPS * step / 2**8), found, exact, moved)
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True))

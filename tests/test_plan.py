@@ -1,4 +1,4 @@
-"""Plans: names of slices, operations counted by hand, loops in a program's text, and the real compiler for TPU."""
+"""Plans: names of slices, operations counted by hand, and the real compiler for TPU."""
 
 import importlib.util
 import json
@@ -13,41 +13,11 @@ from bert_jax.tasks import training_step
 from core_jax.attention import attend_joint
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
-from core_jax.hlo import Collective, group_size, read_traffic, shape_bytes
 from core_jax.topologies import CHIPS, parse_topology, slice_names
 from experiments import planning, pretrain
 from experiments.console import parse_preset
 from tests import tiny_run
 from tests.tiny_bert import CONFIG, host_batch, model
-
-PROGRAM = """HloModule jit_step
-
-%add (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[] parameter(0)
-  %b = f32[] parameter(1)
-  ROOT %sum = f32[] add(%a, %b)
-}
-
-%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
-  %p = (s32[], f32[8,4]) parameter(0)
-  %x = f32[8,4]{1,0:T(8,128)} get-tuple-element(%p), index=1
-  %reduced = f32[8,4]{1,0:T(8,128)} all-reduce(%x), replica_groups=[2,4]<=[8], to_apply=%add
-  ROOT %t = (s32[], f32[8,4]) tuple(%x, %reduced)
-}
-
-%cond (p: (s32[], f32[8,4])) -> pred[] {
-  %p = (s32[], f32[8,4]) parameter(0)
-  ROOT %less = pred[] constant(true)
-}
-
-ENTRY %main (x: f32[8,4]) -> f32[8,4] {
-  %x = f32[8,4]{1,0} parameter(0)
-  %start = (s32[], f32[8,4]) tuple(%x)
-  %loop = (s32[], f32[8,4]) while(%start), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
-  %y = f32[8,4]{1,0} get-tuple-element(%loop), index=1
-  ROOT %gathered = f32[16,4]{1,0} all-gather(%y), replica_groups={{0,1},{2,3}}, dimensions={0}
-}
-"""
 
 
 @pytest.mark.parametrize(
@@ -127,34 +97,6 @@ def test_flops_of_bert_by_hand():
     bert = model()
     params = jax.eval_shape(lambda key: planning.initial_params(bert)(key), jax.random.key(0))
     assert planning.model_flops(bert, params, batch) == 3 * (encoder + heads)
-
-
-def test_loops_in_a_program_count_for_every_turn():
-    traffic = read_traffic(PROGRAM)
-    array = 8 * 4 * 4
-    assert traffic.collectives == {
-        "all-reduce": Collective(5, 5 * int(2 * array * 3 / 4)),
-        "all-gather": Collective(1, array),
-    }
-    body, entry = 2 * array, array + 2 * array
-    assert traffic.loop_factor == pytest.approx((5 * body + entry) / (body + entry), rel=0.1)
-
-
-def test_what_two_places_call_counts_once_for_each():
-    """Also where it calls something else itself."""
-    call = "  %{0} = f32[8,4]{{1,0}} call(%x), to_apply=%{1}\n"
-    reduced = "  ROOT %r = f32[8,4]{1,0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add\n"
-    head, foot = "(x: f32[8,4]) -> f32[8,4] {\n  %x = f32[8,4]{1,0} parameter(0)\n", "}\n\n"
-    text = f"%inner {head}{reduced}{foot}%outer {head}{call.format('a', 'inner')}{foot}"
-    text += f"ENTRY %main {head}{call.format('a', 'outer')}{call.format('b', 'outer')}{foot}"
-    assert read_traffic(text).collectives["all-reduce"].count == 2
-
-
-def test_attributes_of_a_program():
-    assert shape_bytes("(bf16[2,3]{1,0:T(8,128)(2,1)}, s32[], f32[0])") == 12 + 4
-    assert group_size("replica_groups=[4,64]<=[256]") == 64
-    assert group_size("replica_groups=mesh['axis_0'=8,'axis_1'=4] {'axis_1'}, use_global_device_ids=true") == 4
-    assert group_size("replica_groups={{0,2,4},{1,3,5}}") == 3
 
 
 FLAGS = ("--width=128", "--depth=2", "--heads=2", "--mlp_width=256", "--vocab_size=512", "--global_batch_size=16")

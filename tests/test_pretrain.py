@@ -10,6 +10,7 @@ import pytest
 from bert_jax.config import BertPretraining
 from bert_jax.pretraining import open_trained
 from core_jax.checkpoints import saved_steps
+from core_jax.peaks import PEAK_FLOPS
 from core_jax.sharding import parse_mesh
 from core_jax.workdir import read_config
 from experiments import evaluate, predict, pretrain
@@ -23,9 +24,11 @@ def text(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def workdir(text, tmp_path_factory) -> pathlib.Path:
-    """A finished run on all eight devices."""
+    """A finished run on all eight devices, each of which is said to reach 10^12 operations a second."""
     folder = tmp_path_factory.mktemp("runs") / "a run"  # with a space, as people have them
-    assert pretrain.main(flags(folder, text, mesh="data:-1")) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PEAK_FLOPS, f"^{jax.devices()[0].device_kind}$", 1e12)
+        assert pretrain.main(flags(folder, text, mesh="data:-1")) == 0
     return folder
 
 
@@ -50,6 +53,22 @@ def test_the_work_folder_is_complete(workdir):
     expected = {"loss", "mlm_accuracy", "nsp_accuracy", "unigram_accuracy", "unigram_loss", "versions", "command"}
     assert expected <= summary(workdir).keys()
     assert summary(workdir)["loss"] == lines(workdir, "held_out")[-1]["loss"]
+
+
+def test_the_share_of_the_peak_that_was_used(workdir):
+    for line in lines(workdir, "train"):
+        assert line["mfu"] == pytest.approx(line["model_flops_per_second"] / 8e12)
+        # What is computed beside what is needed: padding, places without a token to predict.
+        assert line["mfu"] / line["hardware_flops_utilization"] == pytest.approx(line["useful_flops"], rel=1e-6)
+        assert 0 < line["useful_flops"] < line["useful_positions"] < 1
+    assert 0 < summary(workdir)["mfu"] < summary(workdir)["hardware_flops_utilization"]
+
+
+def test_the_time_is_split(workdir):
+    for found in (*lines(workdir, "train"), summary(workdir)):
+        assert sum(value for name, value in found.items() if name.endswith("_share")) == pytest.approx(1)
+        assert 0 < found["goodput"] < 1
+        assert found["compile_share"] > 0
 
 
 def test_a_relative_work_folder(text, tmp_path, monkeypatch):
@@ -123,6 +142,9 @@ def test_a_run_repeats_to_the_digit(workdir, text, tmp_path):
     one, other = summary(workdir), summary(tmp_path / "again")
     for name in ("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "unigram_loss", "unigram_accuracy"):
         assert one[name] == other[name]
+    for found in (*lines(tmp_path / "again", "train"), other):  # run without a known peak: nothing is said of it
+        assert found["model_flops_per_second"] > 0
+        assert not {"mfu", "hardware_flops_utilization"} & found.keys()
 
 
 def test_meshes_end_alike(workdir, text, tmp_path):

@@ -137,10 +137,11 @@ def test_moments_lie_where_their_parameters_lie(scan_layers):
 def bytes_by_hand(fsdp, tensor):
     """A device's share of the tiny BERT: width 16, 2 layers, 4 heads of 4, MLP 32, 32 pieces, 8 positions, 2 types."""
     layer_over_both = 4 * 16 * 16 + 2 * 16 * 32  # query, key, value, out; up, down
-    over_both = 32 * 16 + 2 * layer_over_both + 16 * 16 + 16 * 16  # tokens, layers, pooler, transform
-    over_fsdp = 8 * 16 + 2 * 16 + 16 * 2  # positions, types, classifier
+    over_both = 32 * 16 + 2 * layer_over_both  # tokens, layers
+    over_fsdp = 8 * 16 + 2 * 16  # positions, types
     over_tensor = 2 * (3 * 16 + 32) + 32  # biases of query, key, value and up; of the pieces
     everywhere = 32 + 2 * (16 + 16 + 4 * 16) + 16 + 16 + 32 + 2  # LayerNorms and the other biases
+    everywhere += 16 * 16 + 16 * 16 + 16 * 2  # pooler, transform, classifier
     parameters = over_both // (fsdp * tensor) + over_fsdp // fsdp + over_tensor // tensor + everywhere
     return 4 * 3 * parameters + 3 * 4 + 2 * 4  # two moments each; the step and two counters; the key
 
@@ -163,8 +164,8 @@ def test_every_device_holds_only_its_part(mesh, scan_layers):
 
 def test_parts_shrink_with_the_axes():
     whole, four, two_by_two = (bytes_by_hand(*axes) for axes in ((1, 1), (4, 1), (2, 2)))
-    assert four < 0.35 * whole
-    assert two_by_two < 0.35 * whole
+    assert four < 0.4 * whole  # the heads, which every device holds, are a tenth of so small a model
+    assert two_by_two < 0.4 * whole
 
 
 def compiled_creation(mesh, shardings_of) -> Any:

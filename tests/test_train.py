@@ -31,11 +31,12 @@ def init(key):
 
 
 def loss(params, batch, key):
-    """A regression with noise; `useful_positions` as text has it."""
+    """A regression with noise; `useful_positions` and `useful_flops` as text has them."""
     noise = jax.random.normal(key)
     error = batch["x"] @ params["dense"]["kernel"] + params["dense"]["bias"] - batch["y"] + 0.1 * noise
     total, count = jnp.sum(jnp.sqrt(batch["scale"]) * error**2), jnp.float32(len(error))
-    return total / count, {"noise": (noise, jnp.ones(())), "useful_positions": (jnp.float32(5), jnp.float32(8))}
+    useful = {"useful_positions": (jnp.float32(5), jnp.float32(8)), "useful_flops": (jnp.float32(3), jnp.float32(4))}
+    return total / count, {"noise": (noise, jnp.ones(()))} | useful
 
 
 def batch_of(number, scale=1.0):
@@ -161,6 +162,7 @@ def test_records_are_means_over_their_stretch():
         values = few.records[number]
         assert values["useful_positions"] == 5 / 8
         assert values["useful_tokens_per_second"] == pytest.approx(5 * values["steps_per_second"])
+        assert values["model_flops_per_second"] == pytest.approx(3 * values["steps_per_second"])
 
 
 @pytest.mark.parametrize("scale", [-1.0, math.inf])  # by its root a loss of NaN, and of infinity

@@ -1,0 +1,1 @@
+"""Our speed beside that of the peer library: `python -m experiments.benchmark`."""

@@ -1,0 +1,173 @@
+"""Measures our speed beside that of `transformers` on this CPU:   python -m experiments.benchmark --flag=value
+
+Both sides compute the same pairs of the same text with the same model and weights, in turns. What counts is useful
+tokens, those that are not padding, a second. `--help` lists every flag.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from importlib import metadata
+
+import jax
+
+from bert_jax.config import PRESETS
+from core_jax.config import require
+from core_jax.errors import UserError
+from core_jax.workdir import write_atomically
+from experiments.benchmark import report
+from experiments.benchmark.material import make_material
+from experiments.benchmark.modes import TASKS, Mode, Task, parse_modes
+from experiments.benchmark.turns import WorkerError, measure
+from experiments.benchmark.workplace import Workplace
+from experiments.console import FAILED, parse_flags, print_table, run_command, say
+
+PEERS = ("transformers", "none")
+LIBRARIES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Measures useful tokens a second of ours and of transformers, on this CPU."""
+
+    preset: str = "bert-base"  # size of the model; bert-tiny for a quick look
+    sequence_lengths: str = "128,512"  # tokens of our rows, and the most of a pair
+    rounds: int = 3  # turns of every mode; medians and ranges are over them
+    batch_size: int = 1024  # positions of our rows in a step; the peer's batch is the very pairs that stand in them
+    tasks: str = "training,inference"  # what is measured
+    # engine and type, with commas: ours-bfloat16, ours-float32, eager-float32, eager-bfloat16, compile-float32,
+    # compile-bfloat16; by default all, which for bert-base needs some 20 GB of memory
+    modes: str = ""
+    peer: str = "transformers"  # "none" measures ours alone
+    data: str = "sample"  # text, as for pretraining
+    text_folder: str = "runs/benchmark"  # keeps vocabulary and tokenised text of each preset
+    output: str = ""  # file for all figures, as JSON
+
+    def __post_init__(self):
+        require(self.preset in PRESETS, f"--preset={self.preset}: expected one of {', '.join(PRESETS)}")
+        require(self.rounds > 0, f"--rounds={self.rounds}: expected 1 or more")
+        require(self.batch_size > 0, f"--batch_size={self.batch_size}: expected 1 or more")
+        require(self.peer in PEERS, f"--peer={self.peer}: expected one of {', '.join(PEERS)}")
+        require(
+            all(part.isdigit() and int(part) >= 8 for part in self.sequence_lengths.split(",")),
+            f"--sequence_lengths={self.sequence_lengths}: expected numbers of 8 or more, such as 128,512",
+        )
+        require(
+            set(self.tasks.split(",")) <= set(TASKS),
+            f"--tasks={self.tasks}: expected one or both of {', '.join(TASKS)}, with a comma between",
+        )
+
+    @property
+    def lengths(self) -> list[int]:
+        """`sequence_lengths` as numbers."""
+        return [int(part) for part in self.sequence_lengths.split(",")]
+
+    def chosen_tasks(self) -> list[Task]:
+        """`tasks` in our order."""
+        return [task for task in TASKS if task in self.tasks.split(",")]
+
+
+def main(arguments: list[str]) -> int:
+    """Measures and prints; returns the exit code."""
+    flags = parse_flags(Benchmark, arguments, "Measures our speed beside that of transformers, on this CPU.")
+    modes = parse_modes(flags.modes, flags.peer)
+    if any(not mode.is_ours for mode in modes):
+        check_peer()
+    jax.config.update("jax_platforms", "cpu")  # what is measured, whatever else is here
+    start, cells = time.perf_counter(), []
+    with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
+        text_folder = os.path.join(flags.text_folder, flags.preset)
+        os.makedirs(text_folder, exist_ok=True)
+        make_material(folder, text_folder, flags.preset, flags.data, flags.lengths, flags.batch_size, say)
+        for task in flags.chosen_tasks():
+            for length in flags.lengths:
+                cell = measure_cell(modes, Workplace(folder, task, length), flags.rounds)
+                if cell is None:
+                    return FAILED
+                cells.append(cell)
+    for cell in cells:
+        say(report.verdict(cell))
+    say(f"{describe_machine()}; {describe_versions()}; {time.perf_counter() - start:.0f} s in all")
+    if flags.output:
+        write_atomically(flags.output, json.dumps(figures(cells), indent=2) + "\n")
+    return 0
+
+
+def measure_cell(modes: list[Mode], work: Workplace, rounds: int) -> report.Cell | None:
+    """Measures one task at one length and prints its table; None where a process failed or the sides disagree."""
+    try:
+        cell = measure(modes, work, rounds, cores(), say)
+    except WorkerError as error:
+        say(f"error: {error}")
+        return None
+    disagreements = cell.disagreements()
+    if disagreements:
+        say("\n".join(["error: no ratios, since the sides do not compute the same:", *disagreements]))
+        return None
+    columns = ("mode, batches", "tokens/s", "ours / this", "differs", "memory")
+    print_table(f"{work.task}, {work.sequence_length} tokens", columns, report.table(cell))
+    return cell
+
+
+def check_peer() -> None:
+    """Refuses where the peer is not installed.
+
+    Raises:
+      UserError: says how to install it, or to do without.
+    """
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"the peer is not installed ({' and '.join(missing)} missing). Type: pip install -e '.[parity]', "
+            "or measure ours alone with --peer=none"
+        )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_machine() -> str:
+    """The processor and its cores."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = models[0] if models else name
+    return f"{name}, {cores()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that are there."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        if importlib.util.find_spec(name) is not None:
+            found[name] = metadata.version(name)
+    return found
+
+
+def describe_versions() -> str:
+    """The versions on one line."""
+    return ", ".join(f"{name} {version}" for name, version in versions().items())
+
+
+def figures(cells: list[report.Cell]) -> dict:
+    """All that --output holds."""
+    return {
+        "device": describe_machine(),
+        "versions": versions(),
+        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "tolerances": report.TOLERANCES,
+        "cells": [report.as_json(cell) for cell in cells],
+    }
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,58 @@
+"""The files that the processes of one measurement share. NumPy only: the peer's processes read them, too."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from bert_jax.config import BertPretraining
+from core_jax.config import from_json, to_json
+from experiments.benchmark.modes import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    """A folder with the weights and, for each length, the batches."""
+
+    folder: str
+    task: Task
+    sequence_length: int
+
+    @property
+    def pairs_file(self) -> pathlib.Path:
+        """The pairs of each batch."""
+        return pathlib.Path(self.folder, f"pairs_{self.sequence_length}.npz")
+
+    @property
+    def rows_file(self) -> pathlib.Path:
+        """The same batches as our packed rows, flattened into `batch/name`."""
+        return pathlib.Path(self.folder, f"rows_{self.sequence_length}.npz")
+
+    @property
+    def weights_file(self) -> pathlib.Path:
+        """Our parameters by path."""
+        return pathlib.Path(self.folder, "weights.npz")
+
+    @property
+    def config_file(self) -> pathlib.Path:
+        """The model and the recipe, and the id of the padding."""
+        return pathlib.Path(self.folder, f"config_{self.sequence_length}.json")
+
+    def save_config(self, config: BertPretraining, pad_id: int) -> None:
+        """Writes what both sides compute."""
+        self.config_file.write_text(json.dumps({"config": to_json(config), "pad_id": pad_id}))
+
+    def config(self) -> BertPretraining:
+        """What both sides compute."""
+        return from_json(BertPretraining, json.loads(self.config_file.read_text())["config"])
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up."""
+        return json.loads(self.config_file.read_text())["pad_id"]
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Our parameters by path."""
+        with np.load(self.weights_file) as stored:
+            return dict(stored)
