@@ -3,6 +3,8 @@
 Axes: N examples, C draws of each.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float64, Int, UInt64
 from numpy.typing import DTypeLike
@@ -24,7 +26,8 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
       index: which example.
     """
     counter = np.array([0, 0, index, epoch], np.uint64)  # the generator itself counts in the first word
-    return np.random.Generator(np.random.Philox(_Key(seed), counter=counter))
+    key: Any = _Key(seed)  # numpy's annotations know only its own seed sequences
+    return np.random.Generator(np.random.Philox(key, counter=counter))
 
 
 class _Key(np.random.bit_generator.ISeedSequence):
