@@ -26,8 +26,8 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
       index: which example.
     """
     counter = np.array([0, 0, index, epoch], np.uint64)  # the generator itself counts in the first word
-    seed_sequence: Any = _Key(seed)  # the stubs of numpy know no other kind than its own
-    return np.random.Generator(np.random.Philox(seed_sequence, counter=counter))
+    key: Any = _Key(seed)  # numpy's annotations know only its own seed sequences
+    return np.random.Generator(np.random.Philox(key, counter=counter))
 
 
 class _Key(np.random.bit_generator.ISeedSequence):

@@ -97,6 +97,12 @@ def batch_of(rows=6):
     return jax.tree.map(jnp.asarray, host_batch(0, rows))
 
 
+def flops_by_hand(lengths, predictions, pairs):
+    """Of a step of the tiny BERT: width 16, 2 layers, MLP 32, 32 pieces; two for each weight that a position meets."""
+    layers = 2 * sum(2 * length * (4 * 16 * 16 + 2 * 16 * 32) + 4 * 16 * length**2 for length in lengths)
+    return 3 * (layers + predictions * 2 * 16 * (16 + 32) + pairs * 2 * 16 * (16 + 2))
+
+
 def test_loss_and_metrics_by_hand():
     batch, params = host_batch(0, 6), bert_params()
     batch["weights"]["nsp"][2] = 0
@@ -117,6 +123,9 @@ def test_loss_and_metrics_by_hand():
         expected[f"{name}_accuracy"] = (right * weights).sum(), weights.sum()
         total += (losses * weights).sum() / weights.sum()
     expected["useful_positions"] = np.count_nonzero(batch["segments"]), 6 * LENGTH
+    lengths, full = np.count_nonzero(batch["segments"], axis=1), np.full(6, LENGTH)
+    predicted = (np.count_nonzero(batch["weights"][name]) for name in ("mlm", "nsp"))
+    expected["useful_flops"] = flops_by_hand(lengths, *predicted), flops_by_hand(full, batch["mlm_labels"].size, 6)
     assert metrics.keys() == expected.keys()
     for name, ratio in expected.items():
         np.testing.assert_allclose(metrics[name], ratio, rtol=1e-5, err_msg=name)
