@@ -41,7 +41,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
         )
     counts = _count_words(texts, lowercase)
     if not counts:
-        raise UserError("no words to train a vocabulary on: the text holds nothing but spaces")
+        raise UserError("no words to train a vocabulary on: no document of the text holds anything but spaces")
     alphabet = _alphabet(counts, min(LARGEST_ALPHABET, (vocab_size - len(SPECIAL_PIECES)) // 2))
     trainer = tokenizers.trainers.WordPieceTrainer(
         vocab_size=vocab_size,
@@ -120,7 +120,7 @@ def train_sentencepiece(
     lines = itertools.islice(_short_lines(texts), MOST_LINES)
     first = next(lines, None)
     if first is None:
-        raise UserError("no words to train a vocabulary on: the text holds nothing but spaces")
+        raise UserError("no words to train a vocabulary on: no document of the text holds anything but spaces")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -39,7 +39,7 @@ SECONDS_BETWEEN_LINES = 10.0  # of progress, in a pipe
 class Command:
     """Prepares a text once, for any number of runs: a vocabulary, a tokenised corpus and a report on it."""
 
-    output: str  # folder to make; a local one, or one on a shared file system
+    output: str = ""  # folder to make; a local one, or one on a shared file system
     preparation: Preparation
 
 
