@@ -3,12 +3,14 @@
 Streams from disk to disk, one shard at a time; what stays in memory is two bytes a document.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -131,7 +133,20 @@ class _Joining:
     def write_splits(self, used: Bool[np.ndarray, " D"], vocab_size: int) -> dict[str, SplitSummary]:
         """Writes where the documents of each split are found, and how often each id occurs in the training split."""
         counts = {split: np.zeros(vocab_size, np.int64) for split in SPLITS}
-        files = {split: _SplitFiles(self._corpus, split) for split in SPLITS}
+        with contextlib.ExitStack() as stack:
+            files = {split: _SplitFiles(self._corpus, split, stack) for split in SPLITS}
+            unknowns = self._fill_splits(files, counts, used, vocab_size)
+            sizes = {
+                split: SplitSummary(*files[split].finish(), int(counts[split].sum()), unknowns[split])
+                for split in SPLITS
+            }
+        shard_bytes = [(shard / DOCUMENTS).stat().st_size for shard in self._shards]
+        np.save(self._corpus / "shard_bytes.npy", np.array(shard_bytes, np.int64))
+        np.save(self._corpus / "unigram_counts.npy", counts["train"])
+        return sizes
+
+    def _fill_splits(self, files, counts, used, vocab_size):
+        """Appends every shard to the files and the counts; returns the number of unknown pieces of each split."""
         unknown = dict.fromkeys(SPLITS, 0)
         fields = self.columns("held_out", "sentences", "unknown", "lengths")
         for shard, flags, (held_out, sentences, unknowns, lengths) in zip(
@@ -144,12 +159,7 @@ class _Joining:
                 unknown[split] += int(unknowns[chosen].sum())
                 tokens = np.frombuffer(b"".join(documents[record] for record in records), token_dtype(vocab_size))
                 counts[split] += np.bincount(tokens, minlength=vocab_size)
-        sizes = [(shard / DOCUMENTS).stat().st_size for shard in self._shards]
-        np.save(self._corpus / "shard_bytes.npy", np.array(sizes, np.int64))
-        np.save(self._corpus / "unigram_counts.npy", counts["train"])
-        return {
-            split: SplitSummary(*files[split].close(), int(counts[split].sum()), unknown[split]) for split in SPLITS
-        }
+        return unknown
 
     def _documents(self, shard: pathlib.Path, vocab_size: int, expected: int) -> list[bytes]:
         try:
@@ -164,11 +174,12 @@ class _Joining:
 class _SplitFiles:
     """The index of a split, written shard after shard."""
 
-    def __init__(self, corpus: pathlib.Path, split: str):
-        self._lengths = _GrowingArray(corpus / f"{split}.sentence_lengths.npy", np.int32)
-        self._offsets = _GrowingArray(corpus / f"{split}.document_offsets.npy", np.int64)
-        self._records = _GrowingArray(corpus / f"{split}.records.npy", np.int32)
-        self._shard_starts = _GrowingArray(corpus / f"{split}.shard_starts.npy", np.int64)
+    def __init__(self, corpus: pathlib.Path, split: str, stack: contextlib.ExitStack):
+        def grow(name: str, dtype: type) -> _GrowingArray:
+            return _GrowingArray(stack.enter_context((corpus / f"{split}.{name}.npy").open("wb")), dtype)
+
+        self._lengths, self._records = grow("sentence_lengths", np.int32), grow("records", np.int32)
+        self._offsets, self._shard_starts = grow("document_offsets", np.int64), grow("shard_starts", np.int64)
         self._offsets.append(np.zeros(1, np.int64))
         self._shard_starts.append(np.zeros(1, np.int64))
 
@@ -179,18 +190,18 @@ class _SplitFiles:
         self._records.append(records.astype(np.int32))
         self._shard_starts.append(np.array([self._records.size], np.int64))
 
-    def close(self) -> tuple[int, int]:
-        """Returns the number of documents and of sentences."""
+    def finish(self) -> tuple[int, int]:
+        """Notes the lengths; returns the number of documents and of sentences."""
         for array in (self._lengths, self._offsets, self._records, self._shard_starts):
-            array.close()
+            array.finish()
         return self._records.size, self._lengths.size
 
 
 class _GrowingArray:
     """A .npy file of one axis whose length is known at the end."""
 
-    def __init__(self, path: pathlib.Path, dtype: type):
-        self._file, self._dtype, self.size = path.open("wb"), np.dtype(dtype), 0
+    def __init__(self, file: BinaryIO, dtype: type):
+        self._file, self._dtype, self.size = file, np.dtype(dtype), 0
         self._write_header()
 
     def _write_header(self):
@@ -203,11 +214,10 @@ class _GrowingArray:
         values.astype(self._dtype, copy=False).tofile(self._file)
         self.size += len(values)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Notes the length."""
         self._file.seek(0)
         self._write_header()
-        self._file.close()
 
 
 def damaged_shard(shard: pathlib.Path, error: Exception) -> UserError:

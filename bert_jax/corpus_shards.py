@@ -233,7 +233,8 @@ def read_columns(folder: pathlib.Path, *names: str) -> list[np.ndarray]:
     Raises:
       OSError, ValueError, KeyError, zipfile.BadZipFile: it is damaged.
     """
-    with np.load(folder / INDEX) as stored:
+    # Opened here: of a damaged file, np.load would leave it open.
+    with (folder / INDEX).open("rb") as file, np.load(file) as stored:
         return [stored[name] for name in names]
 
 
