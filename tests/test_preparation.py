@@ -71,7 +71,6 @@ def test_another_cut_gives_the_same_documents(text, prepared, tmp_path):
 
 
 def test_beam_writes_the_same_bytes(text, prepared, tmp_path, monkeypatch, recwarn):
-    pytest.importorskip("apache_beam")
     monkeypatch.setattr(sys, "argv", ["prepare"])
     prepare(config(text, beam_runner="DirectRunner"), str(tmp_path), lambda state: None)
     assert files(tmp_path / "corpus") == files(prepared / "corpus")
