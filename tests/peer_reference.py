@@ -95,7 +95,7 @@ def peer_model(config: BertConfig, params: dict):
             max_position_embeddings=config.maximum_positions,
             type_vocab_size=config.type_vocab_size,
             layer_norm_eps=config.norm_epsilon,
-            attn_implementation="eager",
+            attn_implementation="eager",  # pyright: ignore[reportCallIssue]
         )
     )
     theirs = dict(model.named_parameters())
@@ -136,7 +136,7 @@ def peer_results(config: BertConfig, params: dict, batch: dict) -> dict:
         "mlm_logits": mlm_logits.detach().numpy()[rows, batch["mlm_positions"]],
         "nsp_logits": nsp_logits.detach().numpy(),
         "gradients": {
-            path: from_peer(path, theirs[peer_name(path)].grad.numpy(), value.shape)
+            path: from_peer(path, theirs[peer_name(path)].grad.numpy(), value.shape)  # pyright: ignore[reportOptionalMemberAccess]
             for path, value in by_path(params).items()
         },
     }
