@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import jax
 import pytest
 
+from bert_jax.config import PRESETS
 from core_jax.plan import Plan
 from core_jax.plan_search import ATTEMPTS, largest_that_fits
-from experiments import pretrain
+from experiments import planning, pretrain
+from experiments.console import parse_preset
 
 LIMIT = 16_000
 PLAN = Plan(
@@ -84,3 +87,34 @@ def test_a_search_needs_a_slice(capsys):
     assert "needs a slice to search on, such as --plan=v5e-8" in " ".join(
         capsys.readouterr().err.replace("│", "").split()
     )
+
+
+def test_every_remat_is_searched_and_the_fastest_comes_first(monkeypatch, capsys):
+    """With a compiler for which a row needs half the memory with each step of remat, and takes a little longer."""
+    saves = {"none": 1, "dots": 2, "full": 4}
+    monkeypatch.setattr(planning, "describe_devices", lambda topology: jax.devices()[: topology.chips])
+
+    def plan(config):
+        rows = config.training.global_batch_size // 8
+        peak = 1000 + 100 * rows // saves[config.model.remat]
+        seconds = (1 + 0.01 * rows) * saves[config.model.remat] ** 0.1
+        known = {"peak_bytes": peak, "arguments_bytes": 1000, "step_seconds_bound": seconds, "mfu_bound": 0.5}
+        return dataclasses.replace(PLAN, fits=True, **known) if peak <= LIMIT else PLAN
+
+    monkeypatch.setattr(planning, "plan_pretraining", plan)
+    config = parse_preset(["bert-tiny", "--plan=v5e-8", "--global_batch_size=64"], PRESETS, "bert-tiny", "")
+    found = planning.search(config)
+    assert [one["remat"] for one in found] == ["full", "dots", "none"]
+    for one in found:
+        assert one["rows"] == pytest.approx(150 * saves[one["remat"]], rel=0.1)
+        assert one["global_batch_size"] == 8 * one["rows"]
+        rate = one["global_batch_size"] * config.text.sequence_length / one["step_seconds_bound"]
+        assert one["tokens_per_second_bound"] == pytest.approx(rate)
+    printed = capsys.readouterr().out
+    assert "--remat=dots, 8 rows a replica: fits" in printed
+    assert f"{found[0]['global_batch_size']:,}" in printed
+
+
+def test_a_remat_with_which_not_one_row_fits_says_so():
+    nothing = {"remat": "none", "rows": 0, "global_batch_size": 0, "tokens_per_second_bound": 0.0, "peak_bytes": None}
+    assert "not one row fits" in planning.describe_largest(nothing)
