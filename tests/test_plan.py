@@ -125,7 +125,8 @@ def test_a_plan_by_the_real_compiler(tmp_path, capsys):
     assert found["mfu_bound"] == pytest.approx(found["model_flops"] / 197e12 / found["step_seconds_bound"])
     scanned = plan(tmp_path, capsys, "--plan=v5e-4", "--mesh=data:2,fsdp:2", "--scan_layers=True")[1]
     assert scanned["flops"] == found["flops"]
-    assert scanned["hbm_bytes_accessed"] == pytest.approx(found["hbm_bytes_accessed"], rel=0.35)
+    # A loop also moves what it keeps into arrays over all layers and out of them. Turning once, it would move less.
+    assert found["hbm_bytes_accessed"] < scanned["hbm_bytes_accessed"] < 2 * found["hbm_bytes_accessed"]
     again = plan(tmp_path, capsys, "--plan=v5e-4", "--mesh=data:2,fsdp:2", "--remat=full")[1]
     assert again["model_flops"] == found["model_flops"]
     assert again["flops"] > 1.1 * found["flops"]
