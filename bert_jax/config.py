@@ -27,7 +27,8 @@ class BertConfig(TransformerConfig):
 class TextConfig:
     """Which text, cut into which pieces, hidden how."""
 
-    data: str = "sample"  # sample, tfds:NAME[/CONFIG], text:GLOB or jsonl:GLOB
+    # sample, tfds:NAME[/CONFIG], text:GLOB, jsonl:GLOB, or arrayrecord:DIR, which experiments.prepare has made
+    data: str = "sample"
     text_column: str = "text"  # field of tfds: and jsonl: that holds the text
     data_split: str = "train"  # split of tfds:
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks

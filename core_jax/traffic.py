@@ -54,7 +54,8 @@ def read_traffic(text: str) -> Traffic:
     fused = {item.called("calls") for items in program.computations.values() for item in items}
     for name, instructions in program.computations.items():
         if program.turns[name] and name not in fused:  # what is fused is counted where it is called
-            moved = sum(moved_bytes(program, instruction, instructions) for instruction in instructions)
+            shapes = {instruction.name: instruction.shape for instruction in instructions}
+            moved = sum(moved_bytes(program, instruction, shapes) for instruction in instructions)
             once, all_turns = once + moved, all_turns + program.turns[name] * moved
     for kind, instruction, shapes, number in _collectives(program):
         counts[kind] += number
@@ -63,17 +64,16 @@ def read_traffic(text: str) -> Traffic:
     return Traffic(collectives, all_turns / max(once, 1))
 
 
-def moved_bytes(program: Program, instruction: Instruction, around: list[Instruction]) -> int:
+def moved_bytes(program: Program, instruction: Instruction, shapes: dict[str, str]) -> int:
     """Bytes that an instruction reads and writes: of what it cuts out of an array, or puts into one, only that part.
 
     Args:
       program: to look up what is fused.
       instruction: not itself fused into another.
-      around: its computation.
+      shapes: of the instructions of its computation, by their names.
     """
     if instruction.operation in FREE or instruction.operation.endswith("-done"):
         return 0
-    shapes = {item.name: item.shape for item in around}
     operands = [shape_bytes(shapes.get(name, "")) for name in instruction.operands]
     inner = program.computations.get(instruction.called("calls") or "", [])
     if inner:

@@ -112,7 +112,8 @@ ENTRY %main (a: f32[6,8], b: f32[6,8], i: s32[], u: f32[1,8]) -> (f32[1,8], f32[
 def test_a_slice_moves_as_much_as_it_cuts_out_or_puts_in():
     program = read_program(CUT)
     main, row, number = program.computations["main"], 8 * 4, 4
-    moved = {instruction.name: moved_bytes(program, instruction, main) for instruction in main}
+    shapes = {instruction.name: instruction.shape for instruction in main}
+    moved = {instruction.name: moved_bytes(program, instruction, shapes) for instruction in main}
     read = row + number + row  # of a, the index, of u
     assert moved == dict.fromkeys("abiu", 0) | {
         "whole": 2 * 6 * row,
