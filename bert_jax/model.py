@@ -3,15 +3,21 @@
 Axes: B batch, T positions, P predicted positions, S pairs of a packed row, D width, V vocabulary.
 """
 
+from typing import Literal
+
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
 
 from bert_jax.config import BertConfig
+from core_jax.dropout import drop_units
 from core_jax.embeddings import TextEmbeddings
 from core_jax.heads import Classifier, Pooler, TokenPredictionHead, gather_positions
 from core_jax.transformer import Stack
 
 Tokens = Int[Array, "B T"]
+# What is labelled: a text or pair (by a class or a number), each of its tokens, a span of it, or one of several texts.
+Head = Literal["classification", "regression", "token", "span", "choice"]
+TOKEN_HEADS = ("token", "span")  # which read every token, and no pooled state
 
 
 class Bert(nn.Module):
@@ -49,9 +55,15 @@ class Bert(nn.Module):
           The hidden states of the last layer, and the pooled state of the first position: [B, D], or, with
           `cls_positions`, of each of those: [B, S, D].
         """
-        hidden = self.embeddings(tokens, types, positions, train=train)
-        hidden = self.encoder(hidden, segments, train=train)
+        hidden = self.encode(tokens, segments, types, positions, train=train)
         return hidden, self.pooler(hidden, cls_positions)
+
+    def encode(
+        self, tokens: Tokens, segments: Tokens, types: Tokens, positions: Tokens | None = None, *, train: bool = False
+    ) -> Float[Array, "B T D"]:
+        """The hidden states of the last layer alone; arguments as above."""
+        hidden = self.embeddings(tokens, types, positions, train=train)
+        return self.encoder(hidden, segments, train=train)
 
     def decode(self, hidden: Float[Array, "B P D"]) -> Float[Array, "B P V"]:
         """The product with every token's embedding."""
@@ -89,3 +101,48 @@ class BertForPretraining(nn.Module):
         hidden, pooled = self.bert(tokens, segments, types, positions, cls_positions, train=train)
         mlm_logits = self.token_prediction(gather_positions(hidden, mlm_positions), self.bert.decode)
         return mlm_logits, self.next_sentence_classifier(pooled)
+
+
+class BertForLabels(nn.Module):
+    """BERT with the head of a labelled task: dropout and one linear layer (of a span, the linear layer alone).
+
+    Source: Devlin et al. 2018, section 4 and figure 4; multiple choice as in section 4.4 (SWAG).
+    """
+
+    config: BertConfig
+    head: Head
+    classes: int  # outputs of the linear layer: 2 for a span (first and last token), 1 for a number or a choice
+
+    def setup(self):
+        """Makes the parts."""
+        self.bert = Bert(self.config)
+        if self.head == "span":
+            self.span_classifier = Classifier(self.config, self.classes)
+        else:
+            self.classifier = Classifier(self.config, self.classes)
+
+    def __call__(
+        self,
+        tokens: Tokens,
+        segments: Tokens,
+        types: Tokens,
+        positions: Tokens | None = None,
+        cls_positions: Int[Array, "B S"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *S C"]:
+        """Logits: of every token, [B, T, C], for `TOKEN_HEADS`; else of every text, [B, C] or, packed, [B, S, C].
+
+        Args:
+          tokens, segments, types, positions, cls_positions, train: as for `Bert`.
+        """
+        inputs = (tokens, segments, types, positions)
+        if self.head in TOKEN_HEADS:
+            features = self.bert.encode(*inputs, train=train)
+        else:
+            _, features = self.bert(*inputs, cls_positions, train=train)
+        if self.head == "span":
+            return self.span_classifier(features)
+        if train and self.config.dropout:
+            features = drop_units(features, self.make_rng("dropout"), self.config.dropout)
+        return self.classifier(features)

@@ -58,6 +58,10 @@ class Tokenizer(abc.ABC):
         """Ids of each text, without added special tokens."""
 
     @abc.abstractmethod
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of each text, and where each token stands in it: its first character and the one after its last."""
+
+    @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text that token ids stand for, special tokens as `[MASK]` and so on."""
 
@@ -163,6 +167,11 @@ class WordPiece(Tokenizer):
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of each text, and where each token stands in it."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text that token ids stand for, special tokens included."""
         return self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=False)
@@ -201,6 +210,11 @@ class SentencePiece(Tokenizer):
         # The same switch as of `tokenizers`: where several processes share a machine, each has one thread.
         threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else -1
         return self._processor.encode(list(texts), num_threads=threads)
+
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of each text, and where each token stands in it."""
+        encoded = [self._processor.encode(text, out_type="immutable_proto").pieces for text in texts]
+        return [([piece.id for piece in text], [(piece.begin, piece.end) for piece in text]) for text in encoded]
 
     def _serialized(self) -> bytes:
         return self._processor.serialized_model_proto()

@@ -5,6 +5,7 @@ The comment beside a field is its `--help` text.
 
 import dataclasses
 import json
+import re
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from core_jax.errors import UserError
@@ -80,11 +81,20 @@ class OptimizerConfig:
     moment_dtype: Literal["float32", "bfloat16"] = "float32"
     bias_correction: bool = True  # False: Adam as in the original BERT
     clip_norm: float = 1.0  # largest norm of the whole gradient, measured after the all-reduce; 0 turns it off
+    # factor on the learning rate of each layer beside that of the layer above it; 1: all learn alike
+    layer_decay: float = 1.0
+    # pattern (regular expression) of the parameters that stay as they are, such as embeddings|block_[0-5]/
+    freeze: str = ""
 
     def __post_init__(self):
         require(self.learning_rate >= 0, f"--learning_rate={self.learning_rate}: expected 0 or more")
         require(self.warmup_steps >= 0, f"--warmup_steps={self.warmup_steps}: expected 0 or more")
         require(self.clip_norm >= 0, f"--clip_norm={self.clip_norm}: expected 0 (off) or more")
+        require(0 < self.layer_decay <= 1, f"--layer_decay={self.layer_decay}: expected more than 0, and at most 1")
+        try:
+            re.compile(self.freeze)
+        except re.error as error:
+            raise UserError(f"--freeze={self.freeze}: not a regular expression ({error})") from None
         for name in ("final_fraction", "decay_fraction"):
             require(0 <= getattr(self, name) <= 1, f"--{name}={getattr(self, name)}: expected a share, 0 to 1")
         for name in ("beta1", "beta2"):

@@ -13,7 +13,10 @@ Ratio = tuple[Float[Array, ""], Float[Array, ""]]  # (sum, count); its value is 
 
 
 def cross_entropy(
-    logits: Float[Array, "*shape C"], labels: Int[Array, "*shape"], weights: Float[Array, "*shape"]
+    logits: Float[Array, "*shape C"],
+    labels: Int[Array, "*shape"],
+    weights: Float[Array, "*shape"],
+    smoothing: float = 0.0,
 ) -> Ratio:
     """Softmax cross-entropy in nats.
 
@@ -21,16 +24,28 @@ def cross_entropy(
       logits: any float dtype; computed in float32.
       labels: the right class of each.
       weights: what each counts; 0 leaves it out.
+      smoothing: share of each label that is spread evenly over all classes.
     Returns:
       (sum of weighted losses, sum of weights).
+    Source: label smoothing from Szegedy et al. 2015, section 7, https://arxiv.org/abs/1512.00567
     """
     logits = logits.astype(jnp.float32)
     # A comparison and a sum instead of a gather: with classes sharded over devices nothing but the sum is moved.
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     chosen = classes == labels[..., None]
     label_logits = jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1)
+    if smoothing:
+        label_logits = (1 - smoothing) * label_logits + smoothing * jnp.mean(logits, axis=-1)
     losses = jax.nn.logsumexp(logits, axis=-1) - label_logits
     return jnp.sum(losses * weights), jnp.sum(weights)
+
+
+def squared_error(
+    predictions: Float[Array, "*shape"], labels: Float[Array, "*shape"], weights: Float[Array, "*shape"]
+) -> Ratio:
+    """(sum of weighted squared differences, in float32, sum of weights)."""
+    differences = predictions.astype(jnp.float32) - labels
+    return jnp.sum(differences**2 * weights), jnp.sum(weights)
 
 
 def objective(terms: Mapping[str, Ratio], totals: Mapping[str, Float[Array, ""]] | None = None) -> Float[Array, ""]:

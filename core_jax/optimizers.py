@@ -1,5 +1,6 @@
 """Learning-rate schedules and optimizers, put together from optax parts."""
 
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import optax
 from jaxtyping import DTypeLike, PyTree
 
 from core_jax.config import OptimizerConfig
+from core_jax.errors import UserError
+from core_jax.sharding import path_name
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -79,7 +82,9 @@ def scale_by_uncorrected_adam(
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam, decoupled weight decay, (LAMB's trust ratio,) learning rate: in this order.
+    """Clipping, Adam, decoupled weight decay, (LAMB's trust ratio,) layer-wise and learning rate: in this order.
+
+    What `config.freeze` matches has no part in the gradient's norm and does not change.
 
     Args:
       config: every hyperparameter.
@@ -90,13 +95,66 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101; You et al. 2019 (LAMB),
       https://arxiv.org/abs/1904.00962
     """
+    frozen = optax.masked(optax.set_to_zero(), lambda params: is_frozen(params, config.freeze))
+    keep = frozen if config.freeze else optax.identity()
     moments: dict[str, Any] = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
     return optax.chain(
+        keep,
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(**moments, mu_dtype=config.moment_dtype)
         if config.bias_correction
         else scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon, config.moment_dtype),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
+        scale_by_layer(config.layer_decay) if config.layer_decay < 1 else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),
+        keep,
     )
+
+
+def is_frozen(params: PyTree, pattern: str) -> PyTree[bool]:
+    """True for the leaves whose path holds a match of the pattern.
+
+    Raises:
+      UserError: it matches none, or all.
+    """
+    found = jax.tree_util.tree_map_with_path(lambda path, _: bool(re.search(pattern, path_name(path))), params)
+    if len(set(jax.tree.leaves(found))) == 1:
+        which = "all parameters" if jax.tree.leaves(found)[0] else "no parameter"
+        names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        raise UserError(f"--freeze={pattern} matches {which}; there are {', '.join(names[:3])}, ..., {names[-1]}")
+    return found
+
+
+def scale_by_layer(decay: float) -> optax.GradientTransformation:
+    """Smaller steps the further a layer is from the head: decay^n, n layers below it.
+
+    The head has n = 0, as has the pooler; of D layers the last has 1, the first D, the embeddings D + 1.
+
+    Source: Howard and Ruder 2018, section 3.1, https://arxiv.org/abs/1801.06146; layers as in ELECTRA, Clark et al.
+      2020, https://github.com/google-research/electra (model/optimization.py)
+    """
+
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        del params
+        paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
+        scanned = [x.shape[0] for path, x in jax.tree_util.tree_leaves_with_path(updates) if "/blocks/" in path_name(path)]
+        numbers = [int(match[1]) for path in paths if (match := re.search(r"/block_(\d+)/", path))]
+        depth = scanned[0] if scanned else max(numbers, default=-1) + 1
+
+        def scale(path, leaf):
+            name = path_name(path)
+            if "/blocks/" in name:
+                factors = decay ** jnp.arange(depth, 0, -1, dtype=jnp.float32)
+                return leaf * factors.reshape(-1, *(1,) * (leaf.ndim - 1))
+            layer = re.search(r"/block_(\d+)/", name)
+            below = depth - int(layer[1]) if layer else depth + 1 if "embeddings/" in name else 0
+            return leaf * decay**below
+
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(init, update)

@@ -1,4 +1,4 @@
-"""How the parameters of the peer, `transformers.BertForPreTraining`, are called and shaped, beside ours. NumPy only."""
+"""How the parameters of BERT are called and shaped in `transformers` (on disk), beside ours. NumPy only."""
 
 import re
 
@@ -23,7 +23,24 @@ MODULES = {  # ours -> the peer's; # is the number of a layer
     "token_prediction/transform": "cls.predictions.transform.dense",
     "token_prediction/norm": "cls.predictions.transform.LayerNorm",
     "next_sentence_classifier/dense": "cls.seq_relationship",
+    "classifier/dense": "classifier",
+    "span_classifier/dense": "qa_outputs",
 }
+
+
+def our_path(name: str) -> str | None:
+    """Our path of the peer's parameter, the inverse of `peer_name`; None where we have none of that name."""
+    module, _, leaf = name.rpartition(".")
+    layer = re.search(r"(?<=layer\.)\d+", module)
+    numbered = re.sub(r"(?<=layer\.)\d+", "#", module)
+    ours = next((ours for ours, theirs in MODULES.items() if theirs == numbered), None)
+    if ours is None or leaf not in ("weight", "bias"):
+        return None
+    table = "embeddings/" in ours and not ours.endswith("norm")
+    weight = "embedding" if table else "scale" if ours.endswith("norm") else "kernel"
+    ours = ours.replace("#", layer[0]) if layer else ours
+    path = f"{ours}/{'bias' if leaf == 'bias' else weight}"
+    return path if peer_name(path) == name and not (table and leaf == "bias") else None
 
 
 def peer_name(path: str) -> str:

@@ -1,0 +1,221 @@
+"""From a configuration to everything that fine-tuning and its use need: examples, model and parameters."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Float32, PyTree
+
+from bert_jax.config import BertConfig
+from bert_jax.finetuning_config import BertFinetuning, LabelsConfig
+from bert_jax.known_tasks import KNOWN_TASKS
+from bert_jax.labelled_texts import Columns, LabelledExamples, Record, class_names, encode_examples
+from bert_jax.labelling import initial_label_params, labelling_loss
+from bert_jax.model import BertForLabels, Head
+from bert_jax.pretraining import identity
+from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from core_jax.checkpoints import restore_params
+from core_jax.config import OptimizerConfig, from_json, require, to_json
+from core_jax.labelled_data import class_names as known_class_names
+from core_jax.labelled_data import read_records
+from core_jax.optimizers import make_optimizer
+from core_jax.sharding import tree_shardings, with_shardings
+from core_jax.train import State, compile_step, make_step
+from core_jax.workdir import read_config, write_atomically
+
+HEADS: tuple[Head, ...] = ("classification", "regression", "token", "span", "choice")
+HELD_OUT_SEED = 20_181_011  # which examples are held out does not change with --seed
+OUTPUTS = {"regression": 1, "span": 2, "choice": 1}  # of the linear layer, where there are no classes
+
+
+def head_of(labels: LabelsConfig) -> Head:
+    """The head of a task.
+
+    Raises:
+      UserError: no such task.
+    """
+    heads: dict[str, Head] = {name: task.head for name, task in KNOWN_TASKS.items()} | {name: name for name in HEADS}
+    require(labels.task in heads, f"--task={labels.task}: expected one of {', '.join(heads)}")
+    return heads[labels.task]
+
+
+def columns_of(labels: LabelsConfig) -> Columns:
+    """Which columns hold what."""
+    choices = tuple(name.strip() for name in labels.choice_columns.split(",") if name.strip())
+    return Columns(labels.text_column, labels.second_text_column, labels.label_column, choices)
+
+
+def check_labels(labels: LabelsConfig) -> None:
+    """Refuses flags that do not fit each other.
+
+    Raises:
+      UserError: with what to type instead.
+    """
+    head, columns = head_of(labels), columns_of(labels)
+    require(bool(labels.data), "--data=: expected labelled texts, such as --data=jsonl:reviews.jsonl")
+    require(
+        head != "choice" or len(columns.choices) > 1,
+        f"--choice_columns={labels.choice_columns}: expected the columns to choose from, with commas between",
+    )
+    require(
+        head != "span" or bool(columns.second),
+        "--second_text_column=: a span task needs the column of the question, such as --second_text_column=question",
+    )
+
+
+def read_labelled(labels: LabelsConfig, data: str, split: str, *, labelled: bool = True) -> list[dict[str, Any]]:
+    """The records of one source with the columns that the task needs."""
+    columns = columns_of(labels)
+    wanted = [columns.text, columns.second, *columns.choices, columns.label if labelled else ""]
+    names = list(dict.fromkeys(name for name in wanted if name))
+    return read_records(data, names, split=split, data_dir=labels.data_dir or None)
+
+
+def split_records(labels: LabelsConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The records to train on, and those to validate on."""
+    train = read_labelled(labels, labels.data, labels.data_split)
+    if labels.validation_data:
+        return train, read_labelled(labels, labels.validation_data, labels.validation_split)
+    if labels.data.startswith("tfds:"):
+        return train, read_labelled(labels, labels.data, labels.validation_split)
+    require(len(train) > 1, f"--data={labels.data} holds {len(train)} example; expected 2 or more")
+    order = np.random.Generator(np.random.Philox(HELD_OUT_SEED)).permutation(len(train))
+    held_out = set(order[: max(1, round(labels.held_out * len(train)))].tolist())
+    parts = ([r for i, r in enumerate(train) if (i in held_out) == wanted] for wanted in (False, True))
+    kept, held = parts
+    return kept, held
+
+
+def classes_of(labels: LabelsConfig, records: Sequence[Record]) -> list[str]:
+    """The names of the labels, in the order of the outputs: the dataset's own order where it has one.
+
+    Raises:
+      UserError: there is only one.
+    """
+    head, columns = head_of(labels), columns_of(labels)
+    if head not in ("classification", "token"):
+        return []
+    known = known_class_names(labels.data, columns.label, data_dir=labels.data_dir or None)
+    names = list(known) if known else class_names(records, head, columns.label)
+    require(len(names) > 1, f"column {columns.label!r} of {labels.data} holds the label {names[:1]} only; expected two")
+    return names
+
+
+def balanced_weights(labels: Sequence[int], classes: int) -> Float32[np.ndarray, " C"]:
+    """What makes each class count the same in all, as scikit-learn's "balanced": N / (C count)."""
+    counts = np.bincount(np.asarray(labels), minlength=classes)
+    return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def encode(
+    labels: LabelsConfig,
+    records: Sequence[Record],
+    tokenizer: Tokenizer,
+    classes: Sequence[str],
+    *,
+    labelled: bool = True,
+    weigh: bool = False,
+) -> LabelledExamples:
+    """The records of a task as ids; `weigh` as --class_weights says."""
+
+    def encoded(class_weights):
+        return encode_examples(
+            records,
+            tokenizer,
+            head=head_of(labels),
+            columns=columns_of(labels),
+            classes=classes,
+            sequence_length=labels.sequence_length,
+            stride=labels.stride,
+            class_weights=class_weights,
+            labelled=labelled,
+        )
+
+    examples = encoded(None)
+    if weigh and labels.class_weights == "balanced" and head_of(labels) == "classification":
+        return encoded(balanced_weights(examples.texts.labels, len(classes)))
+    return examples
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelModel:
+    """A model for labels and all that its use needs; the files of a work folder that hold it."""
+
+    labels: LabelsConfig
+    model: BertForLabels
+    tokenizer: Tokenizer
+    classes: list[str]
+    params: PyTree  # or, while it is trained, None
+
+    def save_parts(self, workdir: str) -> None:
+        """Writes model.json, labels.json and tokenizer/."""
+        folder = epath.Path(workdir)
+        write_atomically(folder / "model.json", to_json(self.model.config) + "\n")
+        write_atomically(folder / "labels.json", json.dumps({"classes": self.classes}, indent=2) + "\n")
+        self.tokenizer.save(folder / "tokenizer")
+
+
+def label_model(config: BertConfig, labels: LabelsConfig, classes: Sequence[str]) -> BertForLabels:
+    """The model of a task."""
+    head = head_of(labels)
+    return BertForLabels(config, head, OUTPUTS.get(head, len(classes)))
+
+
+def open_label_model(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> LabelModel:
+    """Reads what a fine-tuning run left: the parameters with the best score, else the newest.
+
+    Raises:
+      UserError: the folder holds no such run, or no checkpoint that fits.
+    """
+    config = read_config(workdir, BertFinetuning)
+    folder = epath.Path(workdir)
+    parts = folder / "model.json", folder / "labels.json"
+    require(all(part.exists() for part in parts), f"{workdir} holds no fine-tuned model yet; let its run finish")
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    classes = json.loads(parts[1].read_text())["classes"]
+    model = label_model(from_json(BertConfig, parts[0].read_text()), config.labels, classes)
+    shapes = with_shardings(jax.eval_shape(initial_label_params(model), jax.random.key(0)), mesh)
+    best = os.path.join(workdir, "best")
+    source = best if os.path.isdir(best) else os.path.join(workdir, "checkpoints")
+    params = restore_params(source, shapes, identity=identity(tokenizer), report=report)
+    return LabelModel(config.labels, model, tokenizer, classes, params)
+
+
+def grafted(fresh: PyTree, source: PyTree, mesh: Mesh) -> tuple[PyTree, list[str]]:
+    """Fresh parameters with the encoder of a pretrained model in their place.
+
+    Args:
+      fresh: of the task's model.
+      source: of the pretrained one; its "bert" is taken, as far as it is there.
+      mesh: where the parameters live.
+    Returns:
+      The parameters, and the names of the parts that stayed fresh.
+    """
+    bert = {name: source["bert"].get(name, value) for name, value in fresh["bert"].items()}
+    missing = [name for name in fresh["bert"] if name not in source["bert"]]
+    placed = jax.device_put(bert, tree_shardings({"bert": bert}, mesh)["bert"])
+    return fresh | {"bert": placed}, missing + [name for name in fresh if name != "bert"]
+
+
+@functools.lru_cache(maxsize=8)
+def tuning_step(
+    model: BertForLabels, optimizer: OptimizerConfig, steps: int, smoothing: float, mesh: Mesh
+) -> Callable[..., Any]:
+    """The jitted step of fine-tuning; runs that differ in their seed alone share it."""
+    transformation = make_optimizer(optimizer, steps)
+    shapes = jax.eval_shape(
+        lambda key: _state(initial_label_params(model)(key), transformation, key), jax.random.key(0)
+    )
+    step = make_step(labelling_loss(model, train=True, smoothing=smoothing), transformation)
+    return compile_step(step, tree_shardings(shapes, mesh))
+
+
+def _state(params, transformation, key):
+    return State(jax.numpy.zeros((), jax.numpy.int32), params, transformation.init(params), key)

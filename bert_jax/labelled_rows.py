@@ -1,0 +1,200 @@
+"""Batches of labelled texts: the very examples that (seed, step) names, packed into as few rows as they need.
+
+Packing changes neither which examples a step learns from nor its loss, only how much of the rows is padding. Few shapes
+occur, so few programs are compiled.
+
+Axes: N texts, R rows, T positions, S texts of a row, G examples (groups of texts) of a batch, C texts of an example.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int, Int32, PyTree
+
+from bert_jax.model import Head
+from core_jax.data import Order
+from core_jax.draws import generator
+from core_jax.packing import lay_out, plan_rows
+from core_jax.sharding import BATCH_AXES, global_batch, local_rows
+
+SHORTEST = 8  # positions of a row for each of the texts that it may hold
+STEPS_AN_OCTAVE = 4  # numbers of rows that occur between one and its double
+IGNORED = -1  # label of a token that is not asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTexts:
+    """Texts as ids, with their labels.
+
+    Attributes:
+      head: what is labelled.
+      tokens: of each text, special ones included.
+      first: number of each text's tokens that are of the first sentence (type 0).
+      examples: the example that each text belongs to, ascending: choices and the windows of a long text share one.
+      labels: of each text: a class, a number, the classes of its tokens, or its first and last token; of a choice, on
+        each of its texts, the place of the right one.
+      weights: what each text counts in the loss.
+      texts_per_example: C for choices, else 1: then each text is drawn by itself.
+      pad_id: token of the padding.
+    """
+
+    head: Head
+    tokens: Sequence[Int32[np.ndarray, " _"]]
+    first: Int32[np.ndarray, " N"]
+    examples: Int32[np.ndarray, " N"]
+    labels: Sequence[Any]
+    weights: Float32[np.ndarray, " N"]
+    texts_per_example: int
+    pad_id: int
+
+    def __len__(self) -> int:
+        """How many there are to draw."""
+        return len(self.tokens) // self.texts_per_example
+
+    def members(self, drawn: Int[np.ndarray, " G"]) -> Int[np.ndarray, " _"]:
+        """The texts of what was drawn, an example's one after the other."""
+        return (drawn[:, None] * self.texts_per_example + np.arange(self.texts_per_example)).ravel()
+
+
+def rounded_rows(needed: int, multiple: int) -> int:
+    """The smallest number that may occur and holds as many: a multiple, with few others near it."""
+    count = -(-needed // multiple)
+    step = max(1, 2 ** (max(count - 1, 1).bit_length() - 1) // STEPS_AN_OCTAVE)
+    return -(-count // step) * step * multiple
+
+
+def row_capacity(longest: int, sequence_length: int) -> int:
+    """Positions of the rows of a batch: a quarter, half or all of `sequence_length`, as its longest text needs."""
+    return next(size for size in (-(-sequence_length // 4), -(-sequence_length // 2), sequence_length) if longest <= size)
+
+
+def pack_texts(
+    data: LabelledTexts, drawn: Int[np.ndarray, " G"], sequence_length: int, multiple: int, seed: int = 0
+) -> dict[str, Any]:
+    """One batch.
+
+    Args:
+      data: all texts.
+      drawn: examples of the batch.
+      sequence_length: positions of a row at most, T.
+      multiple: of the rows, so that devices share them evenly.
+      seed: decides between texts of one length.
+    Returns:
+      What `labelling_loss` reads, and "texts" Int[R, S]: which text stands where, -1 where none does.
+    """
+    members = data.members(drawn)
+    lengths = np.array([len(data.tokens[text]) for text in members])
+    capacity = row_capacity(int(lengths.max()), sequence_length)
+    room = max(1, capacity // SHORTEST)
+    plan = plan_rows(lengths, capacity, room, rng=generator(seed, 0, 0))
+    rows = rounded_rows(len(plan), multiple)
+    batch: dict[str, Any] = {name: np.zeros((rows, capacity), np.int32) for name in ("segments", "types", "positions")}
+    batch["tokens"] = np.full((rows, capacity), data.pad_id, np.int32)
+    batch["cls_positions"], batch["texts"] = np.zeros((rows, room), np.int32), np.full((rows, room), -1, np.int32)
+    for row in range(len(plan)):
+        texts = members[plan.members(row)]
+        ids = [data.tokens[text] for text in texts]
+        segments, positions, starts = lay_out([len(part) for part in ids], capacity)
+        batch["segments"][row], batch["positions"][row] = segments, positions
+        batch["cls_positions"][row, : len(texts)], batch["texts"][row, : len(texts)] = starts, texts
+        flat = np.concatenate(ids)
+        batch["tokens"][row, : len(flat)] = flat
+        firsts = np.repeat(data.first[texts], [len(part) for part in ids])
+        batch["types"][row, : len(flat)] = positions[: len(flat)] >= firsts
+    return batch | _labels(data, batch, drawn, multiple)
+
+
+def _labels(data: LabelledTexts, batch: dict[str, Any], drawn: Int[np.ndarray, " G"], multiple: int) -> dict[str, Any]:
+    texts, (rows, capacity) = batch["texts"], batch["tokens"].shape
+    there, shape = texts >= 0, texts.shape
+    weights = np.where(there, data.weights[texts], 0).astype(np.float32)
+    if data.head == "choice":
+        place = np.full(len(data.tokens), 0, np.int64)
+        place[texts[there]] = np.flatnonzero(there)
+        groups = rounded_rows(len(drawn), multiple)
+        choices = np.zeros((groups, data.texts_per_example), np.int32)
+        choices[: len(drawn)] = place[data.members(drawn).reshape(len(drawn), -1)]
+        labels, counts = np.zeros(groups, np.int32), np.zeros(groups, np.float32)
+        labels[: len(drawn)] = [data.labels[number * data.texts_per_example] for number in drawn]
+        counts[: len(drawn)] = data.weights[drawn * data.texts_per_example]
+        return {"choices": choices, "labels": labels, "weights": {"label": counts}}
+    if data.head == "token":
+        labels = np.full((rows, capacity), IGNORED, np.int32)
+        for row, column in zip(*np.nonzero(there), strict=True):
+            start, own = batch["cls_positions"][row, column], data.labels[texts[row, column]]
+            labels[row, start : start + len(own)] = own
+        weights = (labels != IGNORED).astype(np.float32)
+        return {"labels": np.maximum(labels, 0), "weights": {"label": weights}}
+    if data.head == "span":
+        labels = np.zeros((*shape, 2), np.int32)
+        for row, column in zip(*np.nonzero(there), strict=True):
+            labels[row, column] = np.array(data.labels[texts[row, column]]) + batch["cls_positions"][row, column]
+        return {"labels": labels, "weights": {"first": weights, "last": weights}}
+    kind = np.float32 if data.head == "regression" else np.int32
+    labels = np.zeros(shape, kind)
+    labels[there] = np.asarray(data.labels)[texts[there]]
+    return {"labels": labels, "weights": {"label": weights}}
+
+
+def on_devices(batch: dict[str, Any], mesh: Mesh) -> PyTree:
+    """A whole batch -> global arrays, of which each host gives its own rows."""
+    kept = {name: value for name, value in batch.items() if name != "texts"}
+    return global_batch(jax.tree.map(lambda leaf: leaf[local_rows(mesh, len(leaf))], kept), mesh)
+
+
+def shards(mesh: Mesh) -> int:
+    """The number of parts that a batch has."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def labelled_batches(
+    data: LabelledTexts,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    sequence_length: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+) -> Iterator[PyTree]:
+    """The batches of steps first_step .. last_step - 1, made ahead in the background.
+
+    Args:
+      data: to draw from, epoch after epoch, each in an order of its own.
+      mesh: where the batches go.
+      batch_size: examples of a batch.
+      sequence_length: positions of a row at most.
+      seed: of the order.
+      first_step: number of steps already taken.
+      last_step: number of steps at which the run ends.
+    """
+    order, multiple = Order(len(data), seed), shards(mesh)
+
+    def draw(step: int) -> dict[str, Any]:
+        drawn = np.array([order(step * batch_size + place)[1] for place in range(batch_size)])
+        return pack_texts(data, drawn, sequence_length, multiple, seed)
+
+    batches = grain.MapDataset.range(first_step, last_step).map(draw)
+    for batch in batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)):
+        yield on_devices(batch, mesh)
+
+
+def scoring_batches(
+    data: LabelledTexts, mesh: Mesh, *, batch_size: int, sequence_length: int
+) -> Iterator[tuple[Int32[np.ndarray, "R S"], dict[str, Any], PyTree]]:
+    """Every example once, those of about one length together.
+
+    Yields:
+      Which texts stand where, the batch on the host, and the batch on the devices.
+    """
+    longest = [max(len(data.tokens[text]) for text in data.members(np.array([number]))) for number in range(len(data))]
+    order = np.argsort(longest, kind="stable")[::-1]
+    for start in range(0, len(order), batch_size):
+        batch = pack_texts(data, order[start : start + batch_size], sequence_length, shards(mesh))
+        yield batch["texts"], batch, on_devices(batch, mesh)

@@ -1,0 +1,285 @@
+"""Records of a labelled task -> token ids with labels, for every kind of head.
+
+A record is a dict of columns. Its texts are cut to the rows' length; of tagged words and of contexts with an answer
+nothing is cut off: they go on in further texts.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from bert_jax.labelled_rows import IGNORED, LabelledTexts
+from bert_jax.model import Head
+from bert_jax.tokenizer import Tokenizer
+from core_jax.config import require
+from core_jax.errors import UserError
+
+Record = Mapping[str, Any]
+LONGEST_QUESTION = 64  # tokens; Devlin et al. 2018, run_squad.py
+NO_LABEL = "no label"
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns of a record hold what."""
+
+    text: str = "text"  # of a token task the list of words, of a span task the context, of a choice what is continued
+    second: str = ""  # second sentence of a pair; of a span task the question
+    label: str = "label"  # class, number, list of tags, answers, or place of the right choice
+    choices: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The part of a context that one text of a span task holds."""
+
+    start: int  # place of the first context token in the text
+    places: Sequence[tuple[int, int]]  # of each context token in the context, in characters
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledExamples:
+    """The examples of a task, ready to be packed."""
+
+    records: Sequence[Record]
+    texts: LabelledTexts
+    cut: int  # examples of which the end was cut off
+    words: Sequence[Int32[np.ndarray, " _"]] = ()  # of each text of a token task, the place of each word's first token
+    windows: Sequence[Window] = ()  # of each text of a span task
+
+
+def class_names(records: Sequence[Record], head: Head, column: str) -> list[str]:
+    """The labels that occur, in order: numbers by their size, words by the alphabet."""
+    labels = {_name(record[column]) for record in records} if head == "classification" else {
+        _name(tag) for record in records for tag in record[column]
+    }
+    numbers = all(label.lstrip("-").isdigit() for label in labels)
+    return sorted(labels, key=int) if numbers else sorted(labels)
+
+
+def _name(label: Any) -> str:
+    if isinstance(label, (float, np.floating)) and float(label).is_integer():
+        label = int(label)
+    return label.decode() if isinstance(label, bytes) else str(label)
+
+
+def encode_examples(
+    records: Sequence[Record],
+    tokenizer: Tokenizer,
+    *,
+    head: Head,
+    columns: Columns,
+    classes: Sequence[str],
+    sequence_length: int,
+    stride: int = 128,
+    class_weights: Float32[np.ndarray, " C"] | None = None,
+    labelled: bool = True,
+) -> LabelledExamples:
+    """Cuts the texts of records into pieces and reads their labels.
+
+    Args:
+      records: one for each example.
+      tokenizer: of the model.
+      head: what is labelled.
+      columns: where it stands.
+      classes: names of the labels, in the order of the model's outputs.
+      sequence_length: tokens of a text at most.
+      stride: tokens between the beginnings of two windows of one context.
+      class_weights: what an example of each class counts in the loss.
+      labelled: whether the records have labels.
+    Raises:
+      UserError: a label is none of the classes or no number, or an answer is not in its context.
+    """
+    if head == "token":
+        return _encode_words(records, tokenizer, columns, classes, sequence_length, labelled)
+    if head == "span":
+        return _encode_contexts(records, tokenizer, columns, sequence_length, stride, labelled)
+    seconds = columns.choices if head == "choice" else (columns.second,) if columns.second else ()
+    size = len(columns.choices) if head == "choice" else 1
+    firsts = tokenizer.encode([str(record[columns.text]) for record in records])
+    others = [tokenizer.encode([str(record[name]) for record in records]) for name in seconds]
+    tokens, lengths, cut = [], [], 0
+    for number, first in enumerate(firsts):
+        for other in [second[number] for second in others] or [None]:
+            ids, length, was_cut = join_pair(tokenizer, first, other, sequence_length)
+            tokens.append(ids)
+            lengths.append(length)
+            cut += was_cut
+    labels = _read_labels(records, head, columns, classes) if labelled else [0] * len(records)
+    counts = np.ones(len(records), np.float32) if class_weights is None else class_weights[np.array(labels)]
+    texts = LabelledTexts(
+        head,
+        tokens,
+        np.array(lengths, np.int32),
+        np.repeat(np.arange(len(records), dtype=np.int32), size),
+        [label for label in labels for _ in range(size)],
+        np.repeat(counts.astype(np.float32) * labelled, size),
+        size,
+        tokenizer.pad_id,
+    )
+    return LabelledExamples(records, texts, cut)
+
+
+def join_pair(
+    tokenizer: Tokenizer, first: Sequence[int], second: Sequence[int] | None, sequence_length: int
+) -> tuple[Int32[np.ndarray, " L"], int, bool]:
+    """[CLS] first [SEP], or [CLS] first [SEP] second [SEP]; the longer of a pair is cut first.
+
+    Returns:
+      The ids, how many of them are of the first sentence, and whether some were cut off.
+    """
+    if second is None:
+        kept = list(first[: sequence_length - 2])
+        ids = [tokenizer.cls_id, *kept, tokenizer.sep_id]
+        return np.array(ids, np.int32), len(ids), len(kept) < len(first)
+    room = sequence_length - 3
+    sizes = [len(first), len(second)]
+    if sum(sizes) > room:  # take from the longer one until both are equal, then from both
+        shorter = min(min(sizes), room // 2)
+        longer = room - shorter
+        sizes = [longer, shorter] if sizes[0] > sizes[1] else [shorter, longer]
+    parts = [*first[: sizes[0]]], [*second[: sizes[1]]]
+    ids = [tokenizer.cls_id, *parts[0], tokenizer.sep_id, *parts[1], tokenizer.sep_id]
+    return np.array(ids, np.int32), len(parts[0]) + 2, sum(map(len, parts)) < len(first) + len(second)
+
+
+def _read_labels(records, head, columns, classes):
+    places = {name: number for number, name in enumerate(classes)}
+    labels = []
+    for number, record in enumerate(records):
+        label = record[columns.label]
+        if head == "classification":
+            require(
+                _name(label) in places,
+                f"example {number + 1} has the label {_name(label)!r} in column {columns.label!r}; "
+                f"expected one of {', '.join(classes)}",
+            )
+            labels.append(places[_name(label)])
+        elif head == "choice":
+            wanted = _name(label)
+            right = wanted.isdigit() and int(wanted) < len(columns.choices)
+            expected = f"expected a number from 0 to {len(columns.choices) - 1}"
+            require(right, f"example {number + 1} has the label {wanted!r} in column {columns.label!r}; {expected}")
+            labels.append(int(wanted))
+        else:
+            labels.append(_number(label, number, columns.label))
+    return labels
+
+
+def _number(label, number, column):
+    try:
+        value = float(label)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not np.isfinite(value):
+        raise UserError(f"example {number + 1} has {label!r} in column {column!r}; expected a number")
+    return value
+
+
+def _encode_words(records, tokenizer, columns, classes, sequence_length, labelled):
+    places = {name: number for number, name in enumerate(classes)}
+    encoded = iter(tokenizer.encode([str(word) for record in records for word in record[columns.text]]))
+    room, tokens, labels, examples, starts = sequence_length - 2, [], [], [], []
+    for number, record in enumerate(records):
+        words = [next(encoded) or [tokenizer.unknown_id] for _ in record[columns.text]]
+        tags = [_name(tag) for tag in record[columns.label]] if labelled else [NO_LABEL] * len(words)
+        require(len(tags) == len(words), f"example {number + 1} has {len(words)} words and {len(tags)} tags")
+        unknown = [tag for tag in tags if labelled and tag not in places]
+        require(not unknown, f"example {number + 1} has the tag {unknown[:1]}; expected one of {', '.join(classes)}")
+        pieces = [word[:room] for word in words]
+        for group in _groups([len(piece) for piece in pieces], room):
+            ids, own, first = [tokenizer.cls_id], [IGNORED], []
+            for place in group:
+                first.append(len(ids))
+                ids += pieces[place]
+                own += [places.get(tags[place], IGNORED)] + [IGNORED] * (len(pieces[place]) - 1)
+            tokens.append(np.array([*ids, tokenizer.sep_id], np.int32))
+            labels.append(np.array([*own, IGNORED], np.int32))
+            starts.append(np.array(first, np.int32))
+            examples.append(number)
+    texts = LabelledTexts(
+        "token",
+        tokens,
+        np.array([len(ids) for ids in tokens], np.int32),
+        np.array(examples, np.int32),
+        labels,
+        np.ones(len(tokens), np.float32),
+        1,
+        tokenizer.pad_id,
+    )
+    return LabelledExamples(records, texts, 0, words=starts)
+
+
+def _groups(sizes, room):
+    """Neighbours together, as many as fit; one empty group where there is nothing."""
+    groups, used = [[]], 0
+    for place, size in enumerate(sizes):
+        if used + size > room:
+            groups.append([])
+            used = 0
+        groups[-1].append(place)
+        used += size
+    return groups
+
+
+def _encode_contexts(records, tokenizer, columns, sequence_length, stride, labelled):
+    questions = tokenizer.encode([str(record[columns.second]) for record in records])
+    contexts = tokenizer.encode_with_places([str(record[columns.text]) for record in records])
+    tokens, first, examples, labels, windows, cut = [], [], [], [], [], 0
+    for number, (record, question, (ids, places)) in enumerate(zip(records, questions, contexts, strict=True)):
+        answer = _answer(record, number, columns) if labelled else None
+        cut += len(question) > LONGEST_QUESTION
+        question = question[: min(LONGEST_QUESTION, sequence_length // 2)]
+        room = sequence_length - len(question) - 3
+        step = min(stride, room)
+        for start in range(0, max(len(ids) - room, 0) + step, step):
+            part = slice(start, start + room)
+            window = Window(len(question) + 2, places[part])
+            text = [tokenizer.cls_id, *question, tokenizer.sep_id, *ids[part], tokenizer.sep_id]
+            tokens.append(np.array(text, np.int32))
+            first.append(len(question) + 2)
+            examples.append(number)
+            windows.append(window)
+            labels.append(_span_in(window, answer))
+    texts = LabelledTexts(
+        "span",
+        tokens,
+        np.array(first, np.int32),
+        np.array(examples, np.int32),
+        labels,
+        np.full(len(tokens), labelled, np.float32),
+        1,
+        tokenizer.pad_id,
+    )
+    return LabelledExamples(records, texts, cut, windows=windows)
+
+
+def _answer(record, number, columns):
+    """The first answer's characters in the context, or None where there is none.
+
+    Raises:
+      UserError: the context does not hold it there.
+    """
+    answers = record[columns.label]
+    if not len(answers["text"]):
+        return None
+    text, start = _name(answers["text"][0]), int(answers["answer_start"][0])
+    found = str(record[columns.text])[start : start + len(text)]
+    require(
+        found == text,
+        f"example {number + 1}: the answer {text!r} does not stand at character {start} of its context "
+        f"(there stands {found!r}); expected answer_start to count characters from 0",
+    )
+    return (start, start + len(text)) if text else None
+
+
+def _span_in(window, answer):
+    """First and last token of an answer; of one that is not wholly in the window, and of none, [CLS]."""
+    if answer is None or not window.places:
+        return 0, 0
+    touched = [i for i, (start, stop) in enumerate(window.places) if start < answer[1] and stop > answer[0]]
+    inside = touched and window.places[0][0] <= answer[0] and answer[1] <= window.places[-1][1]
+    return (window.start + touched[0], window.start + touched[-1]) if inside else (0, 0)

@@ -1,0 +1,62 @@
+"""What a task can start from: a Hugging Face folder, an original checkpoint, or the work folder of a run."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from bert_jax.config import BertConfig
+from bert_jax.finetuning import open_label_model
+from bert_jax.pretraining import open_trained
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.weights import read_hf, read_tf
+from core_jax.config import require
+from core_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class StartingPoint:
+    """A pretrained BERT."""
+
+    config: BertConfig
+    tokenizer: Tokenizer
+    params: PyTree  # with "bert", and whatever heads there are
+
+
+def is_fine_tuned(workdir: str) -> bool:
+    """Whether a work folder is of `experiments.finetune`.
+
+    Raises:
+      UserError: it is of no run.
+    """
+    path = epath.Path(workdir) / "config.json"
+    require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
+    try:
+        return "tuning" in json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
+
+
+def open_starting_point(init: str, mesh: Mesh, report: Callable[[str], None]) -> StartingPoint:
+    """Reads what --init names.
+
+    Args:
+      init: hf:DIR, tf:PREFIX or a work folder.
+      mesh: where the parameters of a work folder go.
+      report: is told about checkpoints that cannot be used.
+    Raises:
+      UserError: nothing is there, or it cannot be read.
+    """
+    require(bool(init), "--init=: expected what to start from: hf:DIR, tf:PREFIX, or the work folder of a run")
+    scheme, _, place = init.partition(":")
+    if scheme in ("hf", "tf"):
+        imported = read_hf(place) if scheme == "hf" else read_tf(place)
+        return StartingPoint(imported.config, imported.tokenizer, imported.params)
+    if is_fine_tuned(init):
+        tuned = open_label_model(init, mesh, report)
+        return StartingPoint(tuned.model.config, tuned.tokenizer, tuned.params)
+    trained = open_trained(init, mesh, report)
+    return StartingPoint(trained.model.config, trained.tokenizer, trained.params)

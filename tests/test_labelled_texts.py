@@ -1,0 +1,101 @@
+"""Records to ids: pairs are cut as the peers cut them, no word or answer is lost, and mistakes are named."""
+
+import numpy as np
+import pytest
+import tokenizers
+
+from bert_jax.answers import best_span
+from bert_jax.labelled_rows import IGNORED
+from bert_jax.labelled_texts import class_names, encode_examples, join_pair
+from core_jax.errors import UserError
+from tests.labelled_words import CLASSES, LENGTH, TAGS, WORDS, columns, examples, records, tokenizer
+
+
+def test_pairs_are_cut_as_by_the_peer():
+    ours, random = tokenizer(), np.random.default_rng(0)
+    peer = tokenizers.Tokenizer.from_buffer(ours._serialized())
+    peer.enable_truncation(max_length=LENGTH, strategy="longest_first")
+    for _ in range(200):
+        first, second = (" ".join(random.choice(WORDS, random.integers(1, 30))) for _ in range(2))
+        (a,), (b,) = ours.encode([first]), ours.encode([second])
+        ids, length, _ = join_pair(ours, a, b, LENGTH)
+        expected = peer.encode(first, second)
+        assert ids.tolist() == expected.ids
+        assert length == expected.type_ids.index(1)
+        ids, length, cut = join_pair(ours, a, None, LENGTH)
+        assert ids.tolist() == peer.encode(first).ids
+        assert (length, cut) == (len(ids), len(a) > LENGTH - 2)
+
+
+def test_no_word_is_lost():
+    found = examples("token")
+    tags = [[] for _ in found.records]
+    for text, example in enumerate(found.texts.examples):
+        labels = found.texts.labels[text]
+        tags[example] += [TAGS[label] for label in labels if label != IGNORED]
+        np.testing.assert_array_equal(np.flatnonzero(labels != IGNORED), found.words[text])
+    assert tags == [record["label"] for record in found.records]
+    long = [{"text": ["w1s"] * 40, "label": ["O"] * 40}]
+    split = encode_examples(long, tokenizer(), head="token", columns=columns("token"), classes=TAGS, sequence_length=LENGTH)
+    assert [len(words) for words in split.words] == [15, 15, 10]
+
+
+def test_windows_cover_the_context_and_hold_every_answer():
+    found = examples("span", 60)
+    data, held = found.texts, set()
+    for text, (example, window) in enumerate(zip(data.examples.tolist(), found.windows, strict=True)):
+        record, (first, last) = found.records[example], data.labels[text]
+        assert len(data.tokens[text]) <= LENGTH
+        assert len(window.places) == len(data.tokens[text]) - window.start - 1
+        if first:
+            places = window.places[first - window.start][0], window.places[last - window.start][1]
+            answer = record["label"]["text"][0]
+            assert record["text"][slice(*places)] == answer
+            held.add(example)
+    assert held == {number for number, record in enumerate(found.records) if record["label"]["text"]}
+    for example, record in enumerate(found.records):
+        seen = {place for text, window in enumerate(found.windows) if data.examples[text] == example for place in window.places}
+        assert len(seen) == len(tokenizer().encode([record["text"]])[0])
+
+
+def test_the_best_span_is_found_by_trying_all():
+    random, found = np.random.default_rng(0), examples("span", 8)
+    for text, window in enumerate(found.windows):
+        logits = random.normal(size=(2, len(found.texts.tokens[text]))).astype(np.float32)
+        context = found.records[found.texts.examples[text]]["text"]
+        span = best_span([(logits, window)], context)
+        places = range(len(window.places))
+        value, i, j = max(
+            (logits[0, window.start + i] + logits[1, window.start + j], i, j) for i in places for j in places if i <= j
+        )
+        assert span.text == context[window.places[i][0] : window.places[j][1]]
+        assert span.score == pytest.approx(value)
+        assert span.no_answer_score == pytest.approx(logits[:, 0].sum())
+
+
+def test_class_names_are_in_order():
+    numbers = [{"label": value} for value in (10, 9, 2.0, -1)]
+    assert class_names(numbers, "classification", "label") == ["-1", "2", "9", "10"]
+    assert class_names(records("token"), "token", "label") == ["B-x", "I-x", "O"]
+
+
+@pytest.mark.parametrize(
+    ("head", "record", "message"),
+    [
+        ("classification", {"text": "w1", "second": "w2", "label": "huge"}, "label 'huge'.*expected one of low, middle"),
+        ("regression", {"text": "w1", "second": "w2", "label": "much"}, "'much'.*expected a number"),
+        ("regression", {"text": "w1", "second": "w2", "label": float("nan")}, "expected a number"),
+        ("token", {"text": ["w1", "w2"], "label": ["O"]}, "2 words and 1 tags"),
+        ("token", {"text": ["w1"], "label": ["B-y"]}, "B-y.*expected one of O, B-x"),
+        ("choice", {"text": "w1", "a": "w2", "b": "w3", "label": 2}, "label '2'.*from 0 to 1"),
+        (
+            "span",
+            {"text": "w1 w2", "second": "w3", "label": {"text": ["w2"], "answer_start": [1]}},
+            "answer 'w2' does not stand at character 1.*'1 '",
+        ),
+    ],
+)
+def test_mistakes_in_labels(head, record, message):
+    classes = {"classification": CLASSES, "token": TAGS}.get(head, [])
+    with pytest.raises(UserError, match=f"example 1.*{message}"):
+        encode_examples([record], tokenizer(), head=head, columns=columns(head), classes=classes, sequence_length=LENGTH)
