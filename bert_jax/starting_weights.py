@@ -71,7 +71,7 @@ def check_init(init: str) -> None:
       UserError: it is no work folder with a checkpoint, and no BERT that can be read.
     """
     if is_foreign(init):
-        _require_same_size(init, read_foreign(init))
+        check_sizes(init, read_foreign(init))
     elif init:
         read_config(init, BertPretraining)
         check_saved(os.path.join(init, "checkpoints"))
@@ -100,7 +100,7 @@ def load_init(
     if not is_foreign(init):
         return load_params(model, tokenizer, init, mesh, report)
     imported = read_foreign(init)
-    _require_same_size(init, imported)
+    check_sizes(init, imported)
     require(
         identity(tokenizer) == identity(imported.tokenizer),
         f"--init={init} was trained with another vocabulary than this text is cut into: leave --tokenizer out, or "
@@ -141,7 +141,8 @@ def complete(params: dict[str, Any], config: BertConfig, fresh: PyTree, mesh: Me
     return jax.tree.map_with_path(choose, fresh, tree_shardings(fresh, mesh)), lacking
 
 
-def _require_same_size(init, imported):
+def check_sizes(init: str, imported: Imported) -> None:
+    """Raises UserError where a checkpoint embeds more pieces than its vocabulary has."""
     pieces, rows = imported.tokenizer.vocab_size, imported.config.vocab_size
     if pieces != rows:
         raise UserError(

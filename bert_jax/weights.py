@@ -175,12 +175,11 @@ def check_free(folder: pathlib.Path) -> None:
         raise UserError(f"{folder} is there already: nothing is overwritten; choose a new or an empty folder")
 
 
-def flat_params(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Parameters by their paths, unrolled and on the host."""
+def nested_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an unrolled or scanned model -> those of an unrolled one, on the host."""
     encoder = params["bert"]["encoder"]
-    if "blocks" in encoder:
-        params = {**params, "bert": {**params["bert"], "encoder": unstack_layers(encoder)}}
-    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
+    encoder = unstack_layers(encoder) if "blocks" in encoder else encoder
+    return jax.tree.map(np.asarray, {**params, "bert": {**params["bert"], "encoder": encoder}})
 
 
 def _head_of(path: str) -> str | None:
@@ -190,7 +189,8 @@ def _head_of(path: str) -> str | None:
 def _peer_tensors(params, architecture):
     if architecture not in ARCHITECTURES:
         raise UserError(f"architecture {architecture!r}: expected one of {', '.join(ARCHITECTURES)}")
-    values = flat_params(params)
+    leaves = jax.tree.leaves_with_path(nested_params(params))
+    values: dict[str, np.ndarray] = {path_name(path): leaf for path, leaf in leaves}
     heads = ARCHITECTURES[architecture]
     if absent := [head for head in heads if head not in map(_head_of, values)]:
         raise UserError(f"{architecture} needs {', '.join(absent)}, which these parameters lack: choose another")
