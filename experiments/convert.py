@@ -39,18 +39,16 @@ class Conversion:
     target: Annotated[str, tyro.conf.Positional]  # hf:DIR, or a work folder to make
     verify: bool = False  # run both this BERT and that of transformers on random inputs, and compare every output
 
-    def __post_init__(self):
-        require(
-            not self.target.startswith("tf:"),
-            f"{self.target}: original checkpoints are read, not written; type hf:DIR or a work folder",
-        )
-
 
 def main(arguments: list[str]) -> int:
     """Converts, compares if asked to, and says what to type next; returns the exit code."""
     # Flags take a value everywhere in this house; this one may go without.
     arguments = ["--verify=True" if argument == "--verify" else argument for argument in arguments]
     flags = parse_flags(Conversion, arguments, "Converts a BERT to and from the files of other programs.")
+    require(
+        not flags.target.startswith("tf:"),
+        f"{flags.target}: original checkpoints are read, not written; type hf:DIR or a work folder",
+    )
     path = pathlib.Path(flags.target.removeprefix("hf:")).expanduser()
     check_free(path)
     if flags.verify:

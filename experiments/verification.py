@@ -4,6 +4,7 @@ Axes: B batch, T positions, D width.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -57,8 +58,8 @@ def our_outputs(imported: Imported, inputs: Outputs) -> Outputs:
         zeros = np.zeros((config.width + 1, config.width), np.float32)
         bert = {**bert, "pooler": {"dense": {"kernel": zeros[1:], "bias": zeros[0]}}}
     keep = lambda module, name: isinstance(module, Block) and name == "__call__"  # noqa: E731
-    result: Any = Bert(config).apply({"params": bert}, *arrays, capture_intermediates=keep)
-    (_, pooled), captured = result
+    run: Any = jax.jit(functools.partial(Bert(config).apply, capture_intermediates=keep))
+    (_, pooled), captured = run({"params": bert}, *arrays)
     layers = captured["intermediates"]["encoder"]
     found = {f"hidden states {i + 1}": layers[f"block_{i}"]["__call__"][0] for i in range(config.depth)}
     if "pooler" in params["bert"]:
@@ -66,7 +67,9 @@ def our_outputs(imported: Imported, inputs: Outputs) -> Outputs:
     if {"token_prediction", "next_sentence_classifier"} <= params.keys() and "pooler" in params["bert"]:
         everywhere = np.broadcast_to(np.arange(arrays[0].shape[1], dtype=np.int32), arrays[0].shape)
         heads = {name: params[name] for name in LOGITS.values()}
-        logits: Any = BertForPretraining(config).apply({"params": {"bert": bert, **heads}}, *arrays, everywhere)
+        logits: Any = jax.jit(BertForPretraining(config).apply)(
+            {"params": {"bert": bert, **heads}}, *arrays, everywhere
+        )
         found |= dict(zip(LOGITS, logits, strict=True))
     return {name: np.asarray(value) for name, value in jax.device_get(found).items()}
 

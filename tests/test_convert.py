@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import jax
 import numpy as np
@@ -82,7 +83,7 @@ def test_a_table_with_more_rows_than_the_vocabulary_is_no_run(tmp_path):
 
 
 def test_verify_without_the_peer(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     write(tmp_path / "out")
     with pytest.raises(UserError, match=r"pip install -e '\.\[parity\]'"):
         convert.main([f"hf:{tmp_path}/out", f"{tmp_path}/run", "--verify"])
@@ -152,14 +153,12 @@ def test_pretrained_here_fills_masks_there(trained, tmp_path):
 def test_verify_notices_another_model(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     write(tmp_path / "out")
-    wrong = dataclasses.replace(CONFIG, gelu="tanh")
-    monkeypatch.setattr(
-        convert.verification,
-        "our_outputs",
-        lambda imported, inputs, outputs=verification.our_outputs: outputs(
-            dataclasses.replace(imported, config=wrong), inputs
-        ),
-    )
+    right = verification.our_outputs
+
+    def other_gelu(imported, inputs):
+        return right(dataclasses.replace(imported, config=dataclasses.replace(imported.config, gelu="tanh")), inputs)
+
+    monkeypatch.setattr(verification, "our_outputs", other_gelu)
     assert convert.main([f"hf:{tmp_path}/out", f"{tmp_path}/run", "--verify"]) == 1
 
 

@@ -168,9 +168,8 @@ def test_older_names_shards_tied_copies_and_halves(tmp_path):
 
 
 def test_bfloat16_is_read(tmp_path):
-    change_tensors(
-        write(tmp_path / "out"), lambda tensors: {name: v.astype(jnp.bfloat16) for name, v in tensors.items()}
-    )
+    halve = lambda tensors: {name: value.astype(jnp.bfloat16) for name, value in tensors.items()}  # noqa: E731
+    change_tensors(write(tmp_path / "out"), halve)
     expected = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(np.float32), random_params(CONFIG, 0))
     assert_same(read_hf(tmp_path / "out").params, expected)
 
