@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +10,16 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from bert_jax.config import PRESETS, BertConfig
-from bert_jax.model import BertForPretraining
+from bert_jax.config import BertConfig
 from bert_jax.peer_names import MODULES, our_path, peer_name
 from bert_jax.safetensors_files import FILE, INDEX
-from bert_jax.starting_weights import adopt_architecture, complete
-from bert_jax.tasks import initial_params
 from bert_jax.tensorflow_weights import read_tf
 from bert_jax.tokenizer import SPECIAL_PIECES, WordPiece
 from bert_jax.weights import ARCHITECTURES, read_hf, write_hf
 from core_jax.errors import UserError
-from core_jax.sharding import path_name, tree_shardings
 from core_jax.transformer import stack_layers
 from tests.peer_reference import random_params
-from tests.tiny_bert import change_layers, mesh_of
+from tests.tiny_bert import change_layers
 
 CONFIG = BertConfig(
     width=12, depth=2, heads=3, mlp_width=20, vocab_size=16, maximum_positions=9, type_vocab_size=1, gelu="erf"
@@ -284,40 +279,3 @@ def test_the_original_checkpoint(tmp_path):
     assert_same(found.params, random_params(CONFIG, 0))
     with pytest.raises(UserError, match=r"no .*other\.ckpt\.index"):
         read_tf(str(folder / "other.ckpt"), lambda prefix: variables)
-
-
-@pytest.mark.parametrize("mesh_text", ["data:1", "data:2,fsdp:2,tensor:2"])
-@pytest.mark.parametrize("scanned", [False, True])
-def test_what_a_checkpoint_lacks_is_drawn_fresh(tmp_path, mesh_text, scanned):
-    config = dataclasses.replace(CONFIG, scan_layers=scanned, heads=2)
-    unscanned = dataclasses.replace(config, scan_layers=False)
-    write_hf(tmp_path / "out", config, TOKENIZER, random_params(unscanned, 0), "BertModel")
-    imported, mesh = read_hf(tmp_path / "out"), mesh_of(mesh_text)
-    fresh = initial_params(BertForPretraining(config))(jax.random.key(3))
-    fresh = jax.device_put(fresh, tree_shardings(fresh, mesh))
-    params, lacking = complete(imported.params, config, fresh, mesh)
-    assert lacking == ["token_prediction", "next_sentence_classifier"]
-    expected = random_params(unscanned, 0)["bert"]
-    expected |= {"encoder": stack_layers(expected["encoder"])} if scanned else {}
-    assert_same(params["bert"], expected)
-    for name in lacking:
-        assert_same(params[name], fresh[name])
-    shardings = {path_name(path): leaf.sharding for path, leaf in jax.tree.leaves_with_path(params)}
-    assert shardings == {path_name(path): leaf.sharding for path, leaf in jax.tree.leaves_with_path(fresh)}
-
-
-def test_sizes_are_those_of_the_checkpoint(tmp_path):
-    folder: pathlib.Path = write(tmp_path / "out")
-    base = PRESETS["bert-tiny"]
-    short = dataclasses.replace(base.text, sequence_length=8)
-    said = []
-    adopted = adopt_architecture(dataclasses.replace(base, init=f"hf:{folder}", text=short), said.append)
-    # Dropout and how it is computed stay as asked; what is of the checkpoint does not.
-    kept = {name: getattr(base.model, name) for name in ("dropout", "attention_dropout", "initializer_range")}
-    assert adopted.model == dataclasses.replace(CONFIG, **kept)
-    [line] = said
-    assert "width 12" in line
-    assert "norm " not in line  # as it is in the preset
-    with pytest.raises(UserError, match="longer than the position table"):
-        adopt_architecture(dataclasses.replace(base, init=f"hf:{folder}"), said.append)
-    assert adopt_architecture(base, said.append) is base
