@@ -15,9 +15,9 @@ import numpy as np
 
 from bert_jax.config import BertConfig
 from bert_jax.model import BertForPretraining
+from bert_jax.peer_names import PEER_GELUS, from_peer, peer_name, to_peer
 from bert_jax.tasks import initial_params
 from core_jax.sharding import path_name
-from experiments.benchmark.peer_names import PEER_GELUS, from_peer, peer_name, to_peer
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
 SCALE = 0.12  # of random weights: twice as large, and float32 no longer keeps five digits, neither here nor there

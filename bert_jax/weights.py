@@ -1,0 +1,256 @@
+"""Pretrained BERTs of other programs in and out, name by name.
+
+Axes: D width, C classes.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.config import BertConfig
+from bert_jax.model import BertForPretraining
+from bert_jax.peer_config import from_peer_config, read_fields, to_peer_config
+from bert_jax.peer_names import from_peer, our_path, peer_name, peer_shape, to_peer
+from bert_jax.safetensors_files import FILE, Tensors, read_tensors, write_tensors
+from bert_jax.tasks import initial_params
+from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from core_jax.errors import UserError
+from core_jax.sharding import path_name
+from core_jax.transformer import unstack_layers
+
+# Parts that a file may lack as a whole; the rest is in every BERT.
+HEADS = ("bert/pooler", "token_prediction", "next_sentence_classifier", "classifier", "span_classifier")
+ARCHITECTURES = {  # class of `transformers` -> those that it has
+    "BertModel": ("bert/pooler",),
+    "BertForPreTraining": ("bert/pooler", "token_prediction", "next_sentence_classifier"),
+    "BertForMaskedLM": ("token_prediction",),
+    "BertForNextSentencePrediction": ("bert/pooler", "next_sentence_classifier"),
+    "BertForSequenceClassification": ("bert/pooler", "classifier"),
+    "BertForMultipleChoice": ("bert/pooler", "classifier"),
+    "BertForTokenClassification": ("classifier",),
+    "BertForQuestionAnswering": ("span_classifier",),
+}
+TIED = {  # saved twice by some versions
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+JUNK = ("bert.embeddings.position_ids",)  # 0, 1, 2, ..., saved by some versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A BERT from elsewhere.
+
+    Attributes:
+      config: of the unrolled model.
+      tokenizer: its vocabulary.
+      params: in our names and shapes, float32 on the host: `bert` without or with `pooler`, and the heads it has.
+      labels: names of the classes of `classifier`, where they are known.
+    """
+
+    config: BertConfig
+    tokenizer: Tokenizer
+    params: dict[str, Any]
+    labels: list[str] | None = None
+
+
+def read_hf(folder: str | os.PathLike) -> Imported:
+    """Reads a BERT as `transformers` saves it: config.json, model.safetensors (or shards of it) and a vocabulary.
+
+    Args:
+      folder: that holds them.
+    Returns:
+      All that is there; a head or pooler that is not is no error.
+    Raises:
+      UserError: a file is missing or damaged, the model is no BERT, or its tensors are not those of its sizes: all
+        that are missing, unknown or of another shape are listed.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    config = from_peer_config(folder / "config.json")
+    params = to_params(read_tensors(folder), config, str(folder))
+    labels = _labels(read_fields(folder / "config.json"), params)
+    return Imported(config, _tokenizer(folder, config), params, labels)
+
+
+def to_params(tensors: Tensors, config: BertConfig, source: str) -> dict[str, Any]:
+    """Gives tensors our names and shapes.
+
+    Args:
+      tensors: by the peer's names, which may lack `bert.`, or say gamma and beta.
+      config: that their shapes must fit.
+      source: named in errors.
+    Returns:
+      A nested dict of float32.
+    Raises:
+      UserError: tensors are missing, unknown or of another shape; all are listed.
+    """
+    found = {_current_name(name): value for name, value in tensors.items()}
+    problems = _untie(found)
+    expected = dict(_expected(found, config))
+    problems += [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"{name}: unknown" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        wanted = peer_shape(*expected[name])
+        if found[name].shape != wanted:
+            problems.append(f"{name}: of shape {found[name].shape}, expected {wanted}")
+    if problems:
+        raise UserError(
+            f"the tensors of {source} are not those of a BERT with the sizes in its config:\n  " + "\n  ".join(problems)
+        )
+    params: dict[str, Any] = {}
+    for name, (path, shape) in expected.items():
+        *modules, leaf = path.split("/")
+        node = params
+        for module in modules:
+            node = node.setdefault(module, {})
+        node[leaf] = from_peer(path, found[name], shape)
+    return params
+
+
+def write_hf(
+    folder: str | os.PathLike,
+    config: BertConfig,
+    tokenizer: Tokenizer,
+    params: Mapping[str, Any],
+    architecture: str,
+    labels: list[str] | None = None,
+) -> None:
+    """Writes a BERT that `transformers` opens: config.json, model.safetensors, vocabulary; all of it or nothing.
+
+    Args:
+      folder: to make.
+      config: of the model.
+      tokenizer: its vocabulary. A SentencePiece is written as it is; `transformers` has no tokenizer of BERT for it.
+      params: of the unrolled or scanned model, on the host or on devices. What the architecture lacks is left out.
+      architecture: one of `ARCHITECTURES`.
+      labels: names of the classes of `classifier`.
+    Raises:
+      UserError: no such architecture, parameters that it needs are missing, or the folder is not empty.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    tensors = _peer_tensors(params, architecture)
+    fields = to_peer_config(config, architecture, labels, tokenizer.pad_id)
+
+    def write(temporary: pathlib.Path) -> None:
+        (temporary / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        write_tensors(temporary, tensors)
+        tokenizer.save(temporary)
+
+    write_folder(folder, write)
+
+
+def write_folder(folder: pathlib.Path, write: Any) -> None:
+    """Makes a folder that is there whole or not at all.
+
+    Args:
+      folder: its path; nothing or an empty folder is there.
+      write: fills the folder that it is given.
+    Raises:
+      UserError: something is there already, or it cannot be written.
+    """
+    check_free(folder)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        temporary.replace(folder)
+    except PermissionError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(folder: pathlib.Path) -> None:
+    """Raises UserError unless a folder can be made there, or an empty one is there."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is there already: nothing is overwritten; choose a new or an empty folder")
+
+
+def nested_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an unrolled or scanned model -> those of an unrolled one, on the host."""
+    encoder = params["bert"]["encoder"]
+    encoder = unstack_layers(encoder) if "blocks" in encoder else encoder
+    return jax.tree.map(np.asarray, {**params, "bert": {**params["bert"], "encoder": encoder}})
+
+
+def _head_of(path: str) -> str | None:
+    return next((head for head in HEADS if path.startswith(head + "/")), None)
+
+
+def _peer_tensors(params, architecture):
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"architecture {architecture!r}: expected one of {', '.join(ARCHITECTURES)}")
+    leaves = jax.tree.leaves_with_path(nested_params(params))
+    values: dict[str, np.ndarray] = {path_name(path): leaf for path, leaf in leaves}
+    heads = ARCHITECTURES[architecture]
+    if absent := [head for head in heads if head not in map(_head_of, values)]:
+        raise UserError(f"{architecture} needs {', '.join(absent)}, which these parameters lack: choose another")
+    named = {}
+    for path, value in values.items():
+        if _head_of(path) in (None, *heads):
+            name = peer_name(path)
+            name = name.removeprefix("bert.") if architecture == "BertModel" else name
+            named[name] = to_peer(path, value, peer_shape(path, value.shape))
+    return named
+
+
+def _current_name(name: str) -> str:
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+    return f"bert.{name}" if name.split(".")[0] in ("embeddings", "encoder", "pooler") else name
+
+
+def _untie(found: Tensors) -> list[str]:
+    """Takes out what is saved twice, and what is no parameter; says what should be equal and is not."""
+    problems = []
+    for name in JUNK:
+        found.pop(name, None)
+    for copy, original in TIED.items():
+        if copy in found:
+            value = found.pop(copy)
+            if copy.endswith("bias"):
+                found.setdefault(original, value)
+            if original in found and not np.array_equal(found[original], value):
+                problems.append(f"{copy}: differs from {original}, to which it must be tied")
+    return problems
+
+
+def _expected(found: Tensors, config: BertConfig) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """The peer's names of the parameters that must be there, each with our path and shape."""
+    there = {_head_of(path) for path in map(our_path, found) if path}
+    shapes = jax.eval_shape(initial_params(BertForPretraining(config)), jax.random.key(0))
+    ours = {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
+    weight = found.get("classifier.weight")
+    classes = weight.shape[0] if weight is not None and weight.ndim == 2 else 1
+    for head, outputs in (("classifier", classes), ("span_classifier", 2)):
+        ours |= {f"{head}/dense/kernel": (config.width, outputs), f"{head}/dense/bias": (outputs,)}
+    for path, shape in ours.items():
+        if _head_of(path) in (None, *there):
+            yield peer_name(path), (path, shape)
+
+
+def _labels(fields: dict[str, Any], params: dict[str, Any]) -> list[str] | None:
+    named = fields.get("id2label")
+    if "classifier" not in params or not isinstance(named, dict):
+        return None
+    classes = len(params["classifier"]["dense"]["bias"])
+    numbers = [str(number) for number in range(classes)]
+    return [str(named[number]) for number in numbers] if named.keys() == set(numbers) else None
+
+
+def _tokenizer(folder: pathlib.Path, config: BertConfig) -> Tokenizer:
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"the vocabulary in {folder} has {tokenizer.vocab_size} pieces, but {FILE} embeds {config.vocab_size}: "
+            "put the vocabulary that it was trained with beside it"
+        )
+    return tokenizer
