@@ -39,6 +39,7 @@ def test_a_run_to_a_folder_and_back(trained, tmp_path):
         convert.main([f"hf:{tmp_path}/there", f"{tmp_path}/back"])
 
 
+@pytest.mark.slow
 def test_pretraining_goes_on_from_a_folder_without_heads(trained, tmp_path, capsys):
     run = convert.read(str(trained / "run"))
     encoder = jax.tree.map(lambda leaf: leaf + np.float32(0.01), run.params)  # not what a fresh start could be
