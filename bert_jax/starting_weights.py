@@ -21,7 +21,7 @@ from bert_jax.weights import HEADS, Imported, read_hf
 from core_jax.checkpoints import check_saved
 from core_jax.config import require
 from core_jax.errors import UserError
-from core_jax.sharding import path_name, tree_shardings
+from core_jax.sharding import by_path, path_name, tree_shardings
 from core_jax.transformer import stack_layers
 from core_jax.workdir import read_config
 
@@ -126,7 +126,7 @@ def complete(params: dict[str, Any], config: BertConfig, fresh: PyTree, mesh: Me
     if config.scan_layers:
         encoder = jax.device_get(stack_layers(params["bert"]["encoder"]))
         params = params | {"bert": params["bert"] | {"encoder": encoder}}
-    theirs = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    theirs = by_path(params)
 
     def choose(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
         value = theirs.get(path_name(path))
@@ -135,8 +135,7 @@ def complete(params: dict[str, Any], config: BertConfig, fresh: PyTree, mesh: Me
         value = np.asarray(value, leaf.dtype)
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: value[index])
 
-    wanted = [path_name(path) for path, _ in jax.tree.leaves_with_path(fresh)]
-    absent = [path for path in wanted if path not in theirs]
+    absent = by_path(fresh).keys() - theirs.keys()
     lacking = [head for head in HEADS if any(path.startswith(head + "/") for path in absent)]
     return jax.tree.map_with_path(choose, fresh, tree_shardings(fresh, mesh)), lacking
 

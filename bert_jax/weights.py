@@ -8,9 +8,7 @@ import json
 import os
 import pathlib
 import re
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,8 +21,9 @@ from bert_jax.peer_names import from_peer, our_path, peer_name, peer_shape, to_p
 from bert_jax.safetensors_files import FILE, Tensors, read_tensors, write_tensors
 from bert_jax.tasks import initial_params
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from core_jax.atomic_files import new_folder
 from core_jax.errors import UserError
-from core_jax.sharding import path_name
+from core_jax.sharding import by_path, nested
 from core_jax.transformer import unstack_layers
 
 # Parts that a file may lack as a whole; the rest is in every BERT.
@@ -106,14 +105,7 @@ def to_params(tensors: Tensors, config: BertConfig, source: str) -> dict[str, An
         raise UserError(
             f"the tensors of {source} are not those of a BERT with the sizes in its config:\n  " + "\n  ".join(problems)
         )
-    params: dict[str, Any] = {}
-    for name, (path, shape) in expected.items():
-        *modules, leaf = path.split("/")
-        node = params
-        for module in modules:
-            node = node.setdefault(module, {})
-        node[leaf] = from_peer(path, found[name], shape)
-    return params
+    return nested({path: from_peer(path, found[name], shape) for name, (path, shape) in expected.items()})
 
 
 def write_hf(
@@ -148,7 +140,7 @@ def write_hf(
     write_folder(folder, write)
 
 
-def write_folder(folder: pathlib.Path, write: Any) -> None:
+def write_folder(folder: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
     """Makes a folder that is there whole or not at all.
 
     Args:
@@ -158,15 +150,11 @@ def write_folder(folder: pathlib.Path, write: Any) -> None:
       UserError: something is there already, or it cannot be written.
     """
     check_free(folder)
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     try:
-        temporary.mkdir(parents=True)
-        write(temporary)
-        temporary.replace(folder)
+        with new_folder(folder) as temporary:
+            write(temporary)
     except PermissionError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_free(folder: pathlib.Path) -> None:
@@ -182,6 +170,15 @@ def nested_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return jax.tree.map(np.asarray, {**params, "bert": {**params["bert"], "encoder": encoder}})
 
 
+def architecture_of(params: Mapping[str, Any]) -> str:
+    """The class of `transformers` that holds the most of some parameters."""
+    there = {head for head in HEADS if head in params or (head == "bert/pooler" and "pooler" in params["bert"])}
+    fitting = [name for name, heads in ARCHITECTURES.items() if there.issuperset(heads)]
+    if not fitting:
+        raise UserError("the model has no pooler and no head that `transformers` knows: nothing to write or compare")
+    return max(fitting, key=lambda name: len(ARCHITECTURES[name]))
+
+
 def _head_of(path: str) -> str | None:
     return next((head for head in HEADS if path.startswith(head + "/")), None)
 
@@ -189,8 +186,7 @@ def _head_of(path: str) -> str | None:
 def _peer_tensors(params, architecture):
     if architecture not in ARCHITECTURES:
         raise UserError(f"architecture {architecture!r}: expected one of {', '.join(ARCHITECTURES)}")
-    leaves = jax.tree.leaves_with_path(nested_params(params))
-    values: dict[str, np.ndarray] = {path_name(path): leaf for path, leaf in leaves}
+    values: dict[str, np.ndarray] = by_path(nested_params(params))
     heads = ARCHITECTURES[architecture]
     if absent := [head for head in heads if head not in map(_head_of, values)]:
         raise UserError(f"{architecture} needs {', '.join(absent)}, which these parameters lack: choose another")
@@ -227,7 +223,7 @@ def _expected(found: Tensors, config: BertConfig) -> Iterator[tuple[str, tuple[s
     """The peer's names of the parameters that must be there, each with our path and shape."""
     there = {_head_of(path) for path in map(our_path, found) if path}
     shapes = jax.eval_shape(initial_params(BertForPretraining(config)), jax.random.key(0))
-    ours = {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
+    ours = {path: leaf.shape for path, leaf in by_path(shapes).items()}
     weight = found.get("classifier.weight")
     classes = weight.shape[0] if weight is not None and weight.ndim == 2 else 1
     for head, outputs in (("classifier", classes), ("span_classifier", 2)):

@@ -18,7 +18,7 @@ from bert_jax.preparation import save_tokenizer
 from bert_jax.pretraining import identity, is_foreign, open_trained
 from bert_jax.starting_weights import check_sizes, complete, read_foreign
 from bert_jax.tasks import initial_params
-from bert_jax.weights import Imported, check_free, nested_params, read_hf, write_folder, write_hf
+from bert_jax.weights import Imported, architecture_of, check_free, nested_params, read_hf, write_folder, write_hf
 from core_jax.checkpoints import Checkpoints
 from core_jax.config import require
 from core_jax.optimizers import make_optimizer
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         verification.import_peer()
     imported = read(flags.source)
     if flags.target.startswith("hf:"):
-        architecture = verification.architecture_of(imported.params)
+        architecture = architecture_of(imported.params)
         write_hf(path, imported.config, imported.tokenizer, imported.params, architecture, imported.labels)
         say(f"{flags.target} is a {architecture} of transformers")
     else:
@@ -116,7 +116,7 @@ def verify(flags: Conversion, imported: Imported) -> int:
     kept = {name: value for name, value in ours.params.items() if name in imported.params}
     kept["bert"] = {name: value for name, value in ours.params["bert"].items() if name in imported.params["bert"]}
     ours = dataclasses.replace(ours, params=kept)
-    architecture, inputs = verification.architecture_of(kept), verification.random_inputs(ours.config)
+    architecture, inputs = architecture_of(kept), verification.random_inputs(ours.config)
     with tempfile.TemporaryDirectory() as scratch:
         theirs = next((place[3:] for place in (flags.source, flags.target) if place.startswith("hf:")), "")
         if not theirs:  # neither side is a folder that the peer opens

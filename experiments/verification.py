@@ -13,7 +13,7 @@ import numpy as np
 
 from bert_jax.config import BertConfig
 from bert_jax.model import Bert, BertForPretraining
-from bert_jax.weights import ARCHITECTURES, HEADS, Imported
+from bert_jax.weights import ARCHITECTURES, Imported
 from core_jax.errors import UserError
 from core_jax.transformer import Block
 
@@ -21,15 +21,6 @@ LARGEST = 1e-4  # difference of an output that still counts as the same
 ROWS, LONGEST = 4, 64
 LOGITS = {"prediction_logits": "token_prediction", "seq_relationship_logits": "next_sentence_classifier"}
 Outputs = dict[str, np.ndarray]
-
-
-def architecture_of(params: dict[str, Any]) -> str:
-    """The class of `transformers` that holds the most of some parameters."""
-    there = {head for head in HEADS if head in params or (head == "bert/pooler" and "pooler" in params["bert"])}
-    fitting = [name for name, heads in ARCHITECTURES.items() if there.issuperset(heads)]
-    if not fitting:
-        raise UserError("the model has no pooler and no head that `transformers` knows: nothing to write or compare")
-    return max(fitting, key=lambda name: len(ARCHITECTURES[name]))
 
 
 def random_inputs(config: BertConfig, seed: int = 0) -> Outputs:
