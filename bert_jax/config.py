@@ -61,7 +61,9 @@ class BertPretraining:
     """Pretrains BERT: masked language modelling and next sentence prediction."""
 
     preset: str = "bert-tiny"  # size and recipe that the other values started from
-    init: str = ""  # work folder of a finished run: start from its parameters and vocabulary
+    # start from the parameters and vocabulary of a finished run (its work folder), of a BERT that transformers saved
+    # (hf:DIR) or of an original one (tf:PREFIX); the sizes are then those of the latter two
+    init: str = ""
     model: BertConfig
     text: TextConfig
     optimizer: OptimizerConfig

@@ -14,7 +14,6 @@ import os
 import pathlib
 import pickle
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,6 +24,7 @@ from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]
 
 from bert_jax.near_duplicates import sign
 from bert_jax.tokenizer import Tokenizer
+from core_jax.atomic_files import new_folder
 
 SENTENCES_AT_ONCE = 4096  # tokenised together: enough for all cores, little memory
 DOCUMENTS, INDEX = "documents.array_record", "index.npz"  # files of a shard
@@ -108,9 +108,7 @@ class ShardWriter:
           Number of tokens.
         """
         target = shard_folder(self.directory, number)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        temporary.mkdir(parents=True)
-        try:
+        with new_folder(target) as temporary:
             shard = _Shard(temporary / DOCUMENTS, self.tokenizer)
             for batch in _batches(_split(documents, self.held_out, self.language)):
                 shard.append(batch)
@@ -118,9 +116,6 @@ class ShardWriter:
             _save(temporary / INDEX, shard.index())
             (temporary / "origin.txt").write_text(self._origin(documents), encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)  # of other settings
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         return shard.tokens
 
     def tokens(self, number: int) -> int:

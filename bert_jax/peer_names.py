@@ -1,5 +1,6 @@
-"""How the parameters of BERT are called and shaped in `transformers` (on disk), beside ours. NumPy only."""
+"""How the parameters of the peer, BERT of `transformers`, are called and shaped, beside ours. NumPy only."""
 
+import math
 import re
 
 import numpy as np
@@ -23,24 +24,10 @@ MODULES = {  # ours -> the peer's; # is the number of a layer
     "token_prediction/transform": "cls.predictions.transform.dense",
     "token_prediction/norm": "cls.predictions.transform.LayerNorm",
     "next_sentence_classifier/dense": "cls.seq_relationship",
-    "classifier/dense": "classifier",
+    "classifier/dense": "classifier",  # of sequences, tokens, or choices
     "span_classifier/dense": "qa_outputs",
 }
-
-
-def our_path(name: str) -> str | None:
-    """Our path of the peer's parameter, the inverse of `peer_name`; None where we have none of that name."""
-    module, _, leaf = name.rpartition(".")
-    layer = re.search(r"(?<=layer\.)\d+", module)
-    numbered = re.sub(r"(?<=layer\.)\d+", "#", module)
-    ours = next((ours for ours, theirs in MODULES.items() if theirs == numbered), None)
-    if ours is None or leaf not in ("weight", "bias"):
-        return None
-    table = "embeddings/" in ours and not ours.endswith("norm")
-    weight = "embedding" if table else "scale" if ours.endswith("norm") else "kernel"
-    ours = ours.replace("#", layer[0]) if layer else ours
-    path = f"{ours}/{'bias' if leaf == 'bias' else weight}"
-    return path if peer_name(path) == name and not (table and leaf == "bias") else None
+PEER_MODULES = {theirs: ours for ours, theirs in MODULES.items()}
 
 
 def peer_name(path: str) -> str:
@@ -49,6 +36,28 @@ def peer_name(path: str) -> str:
     layer = re.search(r"(?<=block_)\d+", module)
     name = MODULES[re.sub(r"(?<=block_)\d+", "#", module)] + (".bias" if leaf == "bias" else ".weight")
     return name.replace("#", layer[0]) if layer else name
+
+
+def our_path(name: str) -> str | None:
+    """The inverse of `peer_name`; None for a name that is no parameter of BERT."""
+    module, _, leaf = name.rpartition(".")
+    layer = re.search(r"(?<=layer\.)\d+", module)
+    ours = PEER_MODULES.get(re.sub(r"(?<=layer\.)\d+", "#", module))
+    if ours is None or leaf not in ("weight", "bias"):
+        return None
+    if leaf == "weight":
+        leaf = "scale" if ours.endswith("norm") else "embedding" if "/embeddings/" in ours else "kernel"
+    path = f"{ours}/{leaf}"
+    path = path.replace("#", layer[0]) if layer else path
+    return path if peer_name(path) == name else None
+
+
+def peer_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The peer's shape of our parameter of a shape; the axes of heads are joined."""
+    if path.endswith("kernel"):
+        inputs = len(shape) - 1 if path.endswith("out/kernel") else 1
+        return math.prod(shape[inputs:]), math.prod(shape[:inputs])
+    return (math.prod(shape),) if path.endswith("bias") else shape
 
 
 def to_peer(path: str, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

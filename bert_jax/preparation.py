@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import os
 import shlex
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import loky
@@ -15,6 +14,7 @@ from bert_jax.corpus_building import ProcessPool, Progress, build_corpus, write_
 from bert_jax.corpus_shards import hashes
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
+from core_jax.atomic_files import new_folder
 from core_jax.config import ELASTIC, require
 from core_jax.errors import UserError
 from core_jax.sources import SLICE_BYTES, SourceSlice, check_source, source_slices
@@ -146,9 +146,8 @@ def _way_to_write(config, slices):
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str) -> None:
     """Writes a tokenizer; several files: the folder gets its name when all are there."""
-    unfinished = os.path.join(os.path.dirname(folder), f".tokenizer.{uuid.uuid4().hex}")
-    tokenizer.save(unfinished)
-    os.rename(unfinished, folder)
+    with new_folder(folder) as unfinished:
+        tokenizer.save(unfinished)
 
 
 def _make_tokenizer(config, slices, report):

@@ -145,6 +145,19 @@ def _make_text(config, workdir, report):
         save_tokenizer(load_tokenizer(os.path.join(folder, "tokenizer")), copy)
 
 
+def is_foreign(init: str) -> bool:
+    """Whether --init names weights of another program: hf:DIR or tf:PREFIX."""
+    return init.startswith(("hf:", "tf:"))
+
+
+def _tokenizer_of(init):
+    """Where the vocabulary of what --init names is."""
+    kind, _, path = init.partition(":")
+    if not is_foreign(init):
+        return os.path.join(init, "tokenizer")
+    return path if kind == "hf" else os.path.join(os.path.dirname(path), "vocab.txt")
+
+
 def _preparation(config):
     """What --data and --tokenizer ask for; with --init the vocabulary is that of the run to start from."""
     text = config.text
@@ -155,7 +168,7 @@ def _preparation(config):
         data_split=text.data_split,
         data_dir=text.data_dir,
         language=text.language,
-        tokenizer=os.path.join(config.init, "tokenizer") if config.init and trains else text.tokenizer,
+        tokenizer=_tokenizer_of(config.init) if config.init and trains else text.tokenizer,
         vocab_size=config.model.vocab_size,
         lowercase=text.lowercase,
         held_out=text.held_out,

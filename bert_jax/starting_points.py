@@ -10,9 +10,9 @@ from jaxtyping import PyTree
 
 from bert_jax.config import BertConfig
 from bert_jax.finetuning import open_label_model
-from bert_jax.pretraining import open_trained
+from bert_jax.pretraining import is_foreign, open_trained
+from bert_jax.starting_weights import read_foreign
 from bert_jax.tokenizer import Tokenizer
-from bert_jax.weights import read_hf, read_tf
 from core_jax.config import require
 from core_jax.errors import UserError
 
@@ -51,9 +51,8 @@ def open_starting_point(init: str, mesh: Mesh, report: Callable[[str], None]) ->
       UserError: nothing is there, or it cannot be read.
     """
     require(bool(init), "--init=: expected what to start from: hf:DIR, tf:PREFIX, or the work folder of a run")
-    scheme, _, place = init.partition(":")
-    if scheme in ("hf", "tf"):
-        imported = read_hf(place) if scheme == "hf" else read_tf(place)
+    if is_foreign(init):
+        imported = read_foreign(init)
         return StartingPoint(imported.config, imported.tokenizer, imported.params)
     if is_fine_tuned(init):
         tuned = open_label_model(init, mesh, report)

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -111,6 +111,23 @@ def with_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
 def path_name(path: Any) -> str:
     """A key path of a tree as text: `params/encoder/block_0/mlp/up/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by their paths: {"a": {"b": x}} -> {"a/b": x}."""
+    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `by_path`, for a tree of dicts: {"a/b": x} -> {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[name] = leaf
+    return tree
 
 
 def check_mesh(mesh: Mesh, shapes: PyTree, batch_size: int, accumulation_steps: int = 1) -> None:

@@ -24,14 +24,14 @@ from bert_jax.pretraining import (
     corpus_folder,
     given_tokenizer,
     identity,
-    load_params,
     make_evaluation,
     prepare_text,
     resolve_model,
 )
+from bert_jax.starting_weights import adopt_architecture, check_init, load_init
 from bert_jax.tasks import initial_params, training_step
 from core_jax import distributed
-from core_jax.checkpoints import Checkpoints, check_saved, state_bytes
+from core_jax.checkpoints import Checkpoints, state_bytes
 from core_jax.config import to_json
 from core_jax.data import check_batch, choose_workers, training_batches
 from core_jax.flops import count_flops
@@ -40,7 +40,7 @@ from core_jax.peaks import mesh_peak, utilization
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
-from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling, lock, read_config
+from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling, lock
 from experiments import planning, results
 from experiments.console import StepProgress, StopRequest, parse_preset, report, run_command, say
 
@@ -52,8 +52,9 @@ def main(arguments: list[str]) -> int:
     config = parse_preset(arguments, PRESETS, "bert-tiny", "Pretrains BERT on text, and goes on where it stopped.")
     workdir = config.training.workdir or os.path.join("runs", config.preset)
     if config.training.plan:
-        return planning.run(config, workdir)
+        return planning.run(adopt_architecture(config, say), workdir)
     distributed.initialise(config.training.silence_seconds, report)
+    config = adopt_architecture(config, say)
     distributed.require_same("configuration", to_json(config))
     mesh = parse_mesh(config.training.mesh)
     distributed.first_decides(lambda: check(config, workdir, mesh))
@@ -76,9 +77,7 @@ def check(config: BertPretraining, workdir: str, mesh: Mesh) -> None:
       UserError: with what to type instead.
     """
     training = config.training
-    if config.init:
-        read_config(config.init, BertPretraining)
-        check_saved(os.path.join(config.init, "checkpoints"))
+    check_init(config.init)
     check_text(config, workdir)
     tokenizer = given_tokenizer(config)
     model = resolve_model(config.model, tokenizer) if tokenizer else BertForPretraining(config.model)
@@ -138,8 +137,8 @@ def starting_point(session: Session) -> tuple[Checkpoints, State]:
     if state is None:
         state = create_state(initial_params(session.model), session.optimizer, session.mesh, config.training.seed)
         if config.init:
-            params = load_params(session.model, session.text.tokenizer, config.init, session.mesh, say)
-            state = dataclasses.replace(state, params=params)
+            given = (session.model, session.text.tokenizer, state.params, session.mesh)
+            state = dataclasses.replace(state, params=load_init(config.init, *given, say))
     return checkpoints, state
 
 

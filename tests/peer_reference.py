@@ -8,16 +8,15 @@ import dataclasses
 import json
 import pathlib
 import re
-from typing import Any
 
 import jax
 import numpy as np
 
 from bert_jax.config import BertConfig
 from bert_jax.model import BertForPretraining
-from bert_jax.tasks import initial_params
-from core_jax.sharding import path_name
 from bert_jax.peer_names import PEER_GELUS, from_peer, peer_name, to_peer
+from bert_jax.tasks import initial_params
+from core_jax.sharding import by_path, path_name
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
 SCALE = 0.12  # of random weights: twice as large, and float32 no longer keeps five digits, neither here nor there
@@ -48,11 +47,6 @@ def random_params(config: BertConfig, seed: int) -> dict:
         return (value + 1 if path_name(path).endswith("scale") else value).astype(np.float32)
 
     return jax.tree.map_with_path(draw, shapes)
-
-
-def by_path(tree: dict) -> dict[str, Any]:
-    """The leaves of a tree of parameters by their paths."""
-    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def random_batch(config: BertConfig, seed: int, rows: int = 5, predictions: int = 4) -> dict:

@@ -9,12 +9,12 @@ import pytest
 
 from bert_jax.model import BertForPretraining
 from bert_jax.tasks import INPUTS, pretraining_loss
+from core_jax.sharding import by_path
 from core_jax.transformer import stack_layers, unstack_layers
 from tests.peer_reference import (
     CONFIG,
     GELUS,
     SEED,
-    by_path,
     figures,
     make_reference,
     peer_results,

@@ -139,6 +139,7 @@ def test_the_vocabulary_is_trained_on_no_more_text_than_asked_for(text, tmp_path
         assert abs(sum(map(len, chosen)) - 0.8 * limit) < 0.35 * limit
 
 
+@pytest.mark.slow
 def test_a_run_from_a_prepared_text_is_a_run_from_the_text(text, prepared, tmp_path):
     before = files(prepared)
     arguments = (

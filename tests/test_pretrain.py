@@ -123,6 +123,7 @@ def test_more_steps_go_on_and_another_mesh_too(text, tmp_path, capsys):
     assert [line["step"] for line in lines(folder, "train")] == [8, 16]
 
 
+@pytest.mark.slow
 def test_a_packed_run_goes_on_with_the_same_batches_on_any_mesh(text, tmp_path, capsys):
     changes = {"packing": True, "sequence_length": 40, "schedule": "constant", "steps": 16}
     assert pretrain.main(flags(tmp_path / "whole", text, **changes)) == 0
@@ -162,6 +163,7 @@ def test_init_starts_from_another_run(workdir, text, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["sentencepiece", "sentencepiece-bpe"])
 def test_other_vocabularies(tokenizer, text, tmp_path, capsys):
     folder = tmp_path / "run"

@@ -66,6 +66,7 @@ def wait_until(condition, process: subprocess.Popen, seconds: float = 120) -> bo
     return True
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_saves_and_at_random(text, undisturbed, tmp_path):
     workdir, chance = tmp_path / "run", random.Random(0)
     command = flags(workdir, text, **CHANGES)

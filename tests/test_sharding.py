@@ -13,7 +13,7 @@ from core_jax import train
 from core_jax.config import OptimizerConfig
 from core_jax.errors import UserError
 from core_jax.optimizers import make_optimizer
-from core_jax.sharding import check_mesh, global_batch, parse_mesh, path_name, tree_shardings
+from core_jax.sharding import by_path, check_mesh, global_batch, parse_mesh, tree_shardings
 from core_jax.train import State, abstract_state, create_state
 from tests.tiny_bert import model
 
@@ -113,10 +113,6 @@ def test_where_no_mesh_works_the_batch_must_change(mesh):
     with pytest.raises(UserError, match=r"--mesh=data:8 and a --global_batch_size that is a multiple of 24$"):
         check_mesh(parse_mesh(mesh), shapes_of(), 21, 3)
     check_mesh(parse_mesh("data:8"), shapes_of(), 24, 3)
-
-
-def by_path(tree):
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from core_jax.config import TransformerConfig
+from core_jax.sharding import by_path
 from core_jax.transformer import Stack, stack_layers, unstack_layers
-from tests.peer_reference import by_path
 from tests.tiny_bert import QUICK, host_batch, model
 
 CONFIG = TransformerConfig(

@@ -13,8 +13,8 @@ from bert_jax.tasks import initial_params
 from core_jax.config import OptimizerConfig
 from core_jax.data import Order
 from core_jax.errors import UserError
+from core_jax.sharding import by_path
 from experiments.benchmark.modes import TASKS
-from experiments.benchmark.ours import flattened
 from experiments.benchmark.pairs import MEGABATCH, Pair, save_pairs
 from experiments.benchmark.workplace import Workplace
 
@@ -66,8 +66,8 @@ def make_material(
             params = jax.jit(initial_params(model))(jax.random.key(0))
             random = np.random.default_rng(0)
             noisy = {
-                name: leaf + NOISE * random.standard_normal(leaf.shape, np.float32)
-                for name, leaf in flattened(params).items()
+                name: np.asarray(leaf) + NOISE * random.standard_normal(leaf.shape, np.float32)
+                for name, leaf in by_path(params).items()
             }
             np.savez(work.weights_file, allow_pickle=False, **noisy)
 
@@ -87,4 +87,4 @@ def _save_batches(work: Workplace, text: Text, rows: int) -> None:
     save_pairs(work.pairs_file, [[Pair(*pair) for row in part for pair in packed.row(0, row)] for part in parts])
     examples = [[packed.example(0, row) for row in part] for part in parts]
     stacked = {str(number): jax.tree.map(lambda *x: np.stack(x), *part) for number, part in enumerate(examples)}
-    np.savez(work.rows_file, allow_pickle=False, **flattened(stacked))
+    np.savez(work.rows_file, allow_pickle=False, **by_path(stacked))

@@ -13,27 +13,10 @@ from jaxtyping import PyTree
 from bert_jax.model import BertForPretraining
 from bert_jax.tasks import INPUTS, PACKED_INPUTS, initial_params, pretraining_loss, training_step
 from core_jax.optimizers import make_optimizer
-from core_jax.sharding import parse_mesh, path_name, with_shardings
+from core_jax.sharding import nested, parse_mesh, with_shardings
 from core_jax.train import State, abstract_state
 from experiments.benchmark.modes import Mode
 from experiments.benchmark.workplace import Workplace
-
-
-def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        *folders, name = path.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[name] = leaf
-    return tree
-
-
-def flattened(tree: PyTree) -> dict[str, np.ndarray]:
-    """The inverse of `nested`."""
-    return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def load_rows(work: Workplace) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ import transformers  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 
 from bert_jax.config import BertPretraining
+from bert_jax.peer_names import PEER_GELUS, peer_name, to_peer
 from experiments.benchmark.modes import Mode
 from experiments.benchmark.pairs import Pair, group_by_length, load_pairs, pad_to_longest, useful_tokens
-from bert_jax.peer_names import PEER_GELUS, peer_name, to_peer
 from experiments.benchmark.workplace import Workplace
 
 

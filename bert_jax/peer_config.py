@@ -1,0 +1,107 @@
+"""The sizes of a BERT as other programs write them: config.json of `transformers`, bert_config.json of the original."""
+
+import json
+import pathlib
+from typing import Any, Literal
+
+from bert_jax.config import BertConfig
+from bert_jax.peer_names import PEER_GELUS
+from core_jax.config import require
+from core_jax.errors import UserError
+
+SIZES = {  # ours -> theirs
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "maximum_positions": "max_position_embeddings",
+}
+OPTIONAL = {
+    "type_vocab_size": "type_vocab_size",
+    "norm_epsilon": "layer_norm_eps",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "initializer_range": "initializer_range",
+}
+GELUS: dict[str, Literal["erf", "tanh"]] = {"gelu": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
+# What this BERT does not do, and the value that leaves it out.
+PLAIN = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+}
+
+
+def read_fields(file: pathlib.Path) -> dict[str, Any]:
+    """The fields of a JSON file.
+
+    Raises:
+      UserError: there is no such file, or it holds something else.
+    """
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file.parent} holds no {file.name}; expected the folder of a BERT with one") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); expected the JSON of a BERT's sizes") from error
+    require(isinstance(fields, dict), f"{file} holds no fields; expected the JSON of a BERT's sizes")
+    return fields
+
+
+def from_peer_config(file: pathlib.Path, *, original: bool = False) -> BertConfig:
+    """Reads the sizes of a BERT.
+
+    Args:
+      file: config.json of `transformers`, or bert_config.json.
+      original: whether it is the latter, whose "gelu" is the tanh approximation.
+    Returns:
+      The config of the unrolled model; what the file does not say is as in the original.
+    Raises:
+      UserError: the file cannot be read, lacks a size, or describes another model.
+    """
+    fields = read_fields(file)
+    problems = [
+        f"{name} is {fields[name]!r}, expected {plain!r}"
+        for name, plain in PLAIN.items()
+        if fields.get(name, plain) != plain
+    ]
+    problems += [f"{name} is missing" for name in SIZES.values() if name not in fields]
+    activation = fields.get("hidden_act", "gelu")
+    if activation not in GELUS:
+        problems.append(f"hidden_act is {activation!r}, expected one of {', '.join(GELUS)}")
+    require(not problems, f"{file} describes a model that this BERT cannot be:\n  " + "\n  ".join(problems))
+    values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
+    try:
+        return BertConfig(**values, gelu="tanh" if original else GELUS[activation])
+    except TypeError as error:
+        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(SIZES.values())}") from error
+
+
+def to_peer_config(config: BertConfig, architecture: str, labels: list[str] | None, pad_id: int) -> dict[str, Any]:
+    """The fields of a config.json.
+
+    Args:
+      config: of the model.
+      architecture: class of `transformers` that is to open it.
+      labels: names of the classes, where it has them.
+      pad_id: id of the padding token.
+    """
+    named = {} if labels is None else {"id2label": dict(enumerate(labels)), "label2id": _numbers(labels)}
+    sizes = {theirs: getattr(config, ours) for ours, theirs in (SIZES | OPTIONAL).items()}
+    return {
+        "architectures": [architecture],
+        **PLAIN,
+        **sizes,
+        "hidden_act": PEER_GELUS[config.gelu],
+        "pad_token_id": pad_id,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+        **named,
+    }
+
+
+def _numbers(labels):
+    require(len(set(labels)) == len(labels), f"labels repeat: {', '.join(labels)}; expected each once")
+    return {label: number for number, label in enumerate(labels)}

@@ -1,0 +1,136 @@
+"""Converts a BERT:   python -m experiments.convert SOURCE TARGET [--verify]
+
+SOURCE is hf:DIR (as `transformers` saves it), tf:PREFIX (an original checkpoint) or a work folder, TARGET hf:DIR or a
+work folder to make.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+from typing import Annotated
+
+import jax
+import tyro
+
+from bert_jax.config import PRESETS, BertPretraining
+from bert_jax.model import BertForPretraining
+from bert_jax.preparation import save_tokenizer
+from bert_jax.pretraining import identity, is_foreign, open_trained
+from bert_jax.starting_weights import check_sizes, complete, read_foreign
+from bert_jax.tasks import initial_params
+from bert_jax.weights import Imported, architecture_of, check_free, nested_params, read_hf, write_folder, write_hf
+from core_jax.checkpoints import Checkpoints
+from core_jax.config import require
+from core_jax.optimizers import make_optimizer
+from core_jax.sharding import parse_mesh
+from core_jax.train import create_state
+from core_jax.workdir import save_config
+from experiments import verification
+from experiments.console import parse_flags, print_table, run_command, say
+
+DIFFERENT = 1  # exit code of a --verify that finds more than rounding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """Carries a BERT over to another program, or from it."""
+
+    source: Annotated[str, tyro.conf.Positional]  # hf:DIR, tf:PREFIX, or the work folder of a run
+    target: Annotated[str, tyro.conf.Positional]  # hf:DIR, or a work folder to make
+    verify: bool = False  # run both this BERT and that of transformers on random inputs, and compare every output
+
+
+def main(arguments: list[str]) -> int:
+    """Converts, compares if asked to, and says what to type next; returns the exit code."""
+    # Flags take a value everywhere in this house; this one may go without.
+    arguments = ["--verify=True" if argument == "--verify" else argument for argument in arguments]
+    flags = parse_flags(Conversion, arguments, "Converts a BERT to and from the files of other programs.")
+    require(
+        not flags.target.startswith("tf:"),
+        f"{flags.target}: original checkpoints are read, not written; type hf:DIR or a work folder",
+    )
+    path = pathlib.Path(flags.target.removeprefix("hf:")).expanduser()
+    check_free(path)
+    if flags.verify:
+        verification.import_peer()
+    imported = read(flags.source)
+    if flags.target.startswith("hf:"):
+        architecture = architecture_of(imported.params)
+        write_hf(path, imported.config, imported.tokenizer, imported.params, architecture, imported.labels)
+        say(f"{flags.target} is a {architecture} of transformers")
+    else:
+        write_workdir(path, imported, flags.source)
+        say(f"next: python -m experiments.pretrain --init={path} --workdir=NEW --data=text:GLOB")
+    return verify(flags, imported) if flags.verify else 0
+
+
+def read(place: str) -> Imported:
+    """A model from whatever place.
+
+    Raises:
+      UserError: it is not there, damaged, or no BERT.
+    """
+    if is_foreign(place):
+        return read_foreign(place)
+    trained = open_trained(place, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
+    config = dataclasses.replace(trained.model.config, scan_layers=False)
+    return Imported(config, trained.tokenizer, nested_params(trained.params))
+
+
+def write_workdir(folder: pathlib.Path, imported: Imported, source: str) -> None:
+    """Makes a work folder with config.json, vocabulary and one checkpoint, of step 0; it is whole or absent.
+
+    Args:
+      folder: to make.
+      imported: the model; pooler and heads of pretraining that it lacks are drawn fresh, which is said.
+      source: where it comes from.
+    Raises:
+      UserError: the vocabulary does not fit, or the folder is not empty.
+    """
+    check_sizes(source, imported)
+    base = PRESETS["bert-base"]
+    length = min(base.text.sequence_length, imported.config.maximum_positions)
+    text = dataclasses.replace(base.text, sequence_length=length)
+    config: BertPretraining = dataclasses.replace(base, model=imported.config, text=text)
+    mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
+    model, optimizer = BertForPretraining(imported.config), make_optimizer(config.optimizer, config.training.steps)
+    state = create_state(initial_params(model), optimizer, mesh, config.training.seed)
+    params, lacking = complete(imported.params, model.config, state.params, mesh)
+    if lacking:
+        say(f"{source} has no {', '.join(lacking)}: drawn fresh")
+
+    def write(temporary: pathlib.Path) -> None:
+        save_config(temporary, config)
+        save_tokenizer(imported.tokenizer, str(temporary / "tokenizer"))
+        checkpoints = Checkpoints(temporary / "checkpoints", keep=1, identity=identity(imported.tokenizer), report=say)
+        checkpoints.save(0, dataclasses.replace(state, params=params))
+        checkpoints.close()
+
+    write_folder(folder, write)
+
+
+def verify(flags: Conversion, imported: Imported) -> int:
+    """Runs both sides on what was written, prints the greatest differences; returns the exit code."""
+    ours = read_hf(flags.target[3:]) if flags.target.startswith("hf:") else read(flags.target)
+    # A work folder has heads that were drawn fresh; what the source lacks cannot be compared.
+    kept = {name: value for name, value in ours.params.items() if name in imported.params}
+    kept["bert"] = {name: value for name, value in ours.params["bert"].items() if name in imported.params["bert"]}
+    ours = dataclasses.replace(ours, params=kept)
+    architecture, inputs = architecture_of(kept), verification.random_inputs(ours.config)
+    with tempfile.TemporaryDirectory() as scratch:
+        theirs = next((place[3:] for place in (flags.source, flags.target) if place.startswith("hf:")), "")
+        if not theirs:  # neither side is a folder that the peer opens
+            theirs = f"{scratch}/exported"
+            write_hf(theirs, imported.config, imported.tokenizer, imported.params, architecture, imported.labels)
+        peer = verification.peer_outputs(pathlib.Path(theirs).expanduser(), architecture, inputs)
+    differences = verification.greatest_differences(verification.our_outputs(ours, inputs), peer, inputs)
+    rows = [(name, f"{value:.1e}") for name, value in differences.items()]
+    print_table("beside transformers, float32", ("output", "greatest difference"), rows)
+    if max(differences.values()) <= verification.LARGEST:
+        return 0
+    say(f"they differ by more than {verification.LARGEST}: not the same model")
+    return DIFFERENT
+
+
+if __name__ == "__main__":
+    run_command(main)
