@@ -9,8 +9,9 @@ import pytest
 
 from bert_jax.tasks import initial_params
 from core_jax.config import OptimizerConfig
+from core_jax.errors import UserError
 from core_jax.optimizers import decays, make_optimizer, schedule
-from core_jax.sharding import global_batch, parse_mesh, path_name, tree_shardings
+from core_jax.sharding import by_path, global_batch, parse_mesh, path_name, tree_shardings
 from core_jax.train import State, abstract_state, compile_step, make_step
 from tests.tiny_bert import model
 
@@ -212,3 +213,47 @@ def test_a_first_moment_in_bfloat16_takes_half_the_memory_and_nearly_the_same_st
     # A step is rounded to 8 bits; the errors of STEPS of them add up at most.
     jax.tree.map(lambda a, b, step: np.testing.assert_allclose(a, b, atol=STEPS * step / 2**8), found, exact, moved)
     assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_layers_far_from_the_head_learn_slower(scan_layers):
+    """Of two layers the last takes half a step, the first a quarter, the embeddings an eighth, the rest a whole one."""
+    params = initial_params(model(depth=2, scan_layers=scan_layers))(jax.random.key(0))
+    plain = OptimizerConfig(learning_rate=0.1, warmup_steps=0, schedule="constant", weight_decay=0.1)
+    gradient = jax.tree.map(jnp.ones_like, params)
+
+    def update(decay):
+        transformation = make_optimizer(dataclasses.replace(plain, layer_decay=decay), STEPS)
+        return transformation.update(gradient, transformation.init(params), params)[0]
+
+    ratios = jax.tree.map(lambda slow, whole: slow / whole, update(0.5), update(1.0))
+    for path, leaf in by_path(ratios).items():
+        wanted = np.float32(1)
+        if "/blocks/" in path:
+            wanted = np.float32([0.25, 0.5]).reshape(2, *(1,) * (leaf.ndim - 1))
+        elif "/block_" in path:
+            wanted = np.float32(0.5 if "/block_1/" in path else 0.25)
+        elif "embeddings/" in path:
+            wanted = np.float32(0.125)
+        np.testing.assert_allclose(leaf, np.broadcast_to(wanted, leaf.shape), rtol=1e-6, err_msg=path)
+
+
+def test_what_is_frozen_neither_moves_nor_counts_in_the_norm():
+    config = dataclasses.replace(DEVLIN, freeze="norm|token/", weight_decay=0.1, warmup_steps=0)
+    frozen = list(trajectory(make_optimizer(config, STEPS), parameters()))[-1]
+    jax.tree.map(np.testing.assert_array_equal, frozen["norm"], parameters()["norm"])
+    jax.tree.map(np.testing.assert_array_equal, frozen["token"], parameters()["token"])
+    alone = make_optimizer(dataclasses.replace(config, freeze=""), STEPS)
+    params = {"dense": parameters()["dense"]}
+    state = alone.init(params)
+    for gradient in gradients(parameters()):
+        updates, state = alone.update({"dense": gradient["dense"]}, state, params)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), frozen["dense"], params["dense"])
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("nowhere", "no parameter"), (".", "all parameters")])
+def test_freezing_nothing_or_all_is_a_mistake(pattern, message):
+    transformation = make_optimizer(dataclasses.replace(DEVLIN, freeze=pattern), STEPS)
+    with pytest.raises(UserError, match=f"--freeze={pattern} matches {message}.*dense/bias"):
+        transformation.init(parameters())
