@@ -36,7 +36,7 @@ class PackedFile:
     sha256: str  # of the innermost file
 
 
-# 10,605 sentences of film reviews (Pang and Lee 2004), each with the mean rating of 20 people or more.
+# 10,605 sentences of film reviews (Pang and Lee 2004), each with the mean of several people's ratings.
 # Source: Hutto and Gilbert 2014, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text
 FILM_REVIEWS = PackedFile(
     "vaderSentiment-3.3.2.tar.gz",
@@ -55,7 +55,7 @@ TWEETS = PackedFile(
 
 
 def read_packed(folder: pathlib.Path, packed: PackedFile) -> str:
-    """Reads a text file out of an archive; nothing is unpacked to disk, and no code of the package runs.
+    """Reads a text file out of an archive; nothing is unpacked to disk, no code of the package imported.
 
     Args:
       folder: where pip has put the archive.
