@@ -90,7 +90,7 @@ def collect_answers(
     if missing:  # a score of a part would be a wrong score
         raise AssertionError(f"{len(missing)} of {len(data.tokens)} texts were not answered")
     loss = sum(means(jax.device_get(metrics)).values())
-    return Answers(loss, _by_example(examples, [found[text] for text in range(len(data.tokens))], context_column))
+    return Answers(loss, answers_by_example(examples, [found[text] for text in range(len(data.tokens))], context_column))
 
 
 def _sort_out(found, logits, texts, batch, head):
@@ -106,7 +106,16 @@ def _sort_out(found, logits, texts, batch, head):
             found[text] = logits[row, column, :, start:stop] if head == "span" else logits[row, column]
 
 
-def _by_example(examples: LabelledExamples, found: list[np.ndarray], context_column: str) -> list[Any]:
+def answers_by_example(examples: LabelledExamples, found: Sequence[np.ndarray], context_column: str) -> list[Any]:
+    """From the logits of every text to one answer for each example.
+
+    Args:
+      examples: that were asked about.
+      found: logits of each of their texts: Float[C], of tokens Float[T, C], of spans Float[2, T].
+      context_column: of a span task.
+    Returns:
+      As in `Answers.values`.
+    """
     data = examples.texts
     groups: list[list[int]] = [[] for _ in examples.records]
     for text, example in enumerate(data.examples.tolist()):

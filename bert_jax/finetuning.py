@@ -24,7 +24,7 @@ from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from core_jax.checkpoints import restore_params
 from core_jax.config import OptimizerConfig, from_json, require, to_json
 from core_jax.labelled_data import class_names as known_class_names
-from core_jax.labelled_data import read_records
+from core_jax.labelled_data import check_records, read_records
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import tree_shardings, with_shardings
 from core_jax.train import State, compile_step, make_step
@@ -32,6 +32,8 @@ from core_jax.workdir import read_config, write_atomically
 
 HEADS: tuple[Head, ...] = ("classification", "regression", "token", "span", "choice")
 HELD_OUT_SEED = 20_181_011  # which examples are held out does not change with --seed
+SHOWN_CHARACTERS = 60  # of an example, in what to type next
+Records = list[dict[str, Any]]
 OUTPUTS = {"regression": 1, "span": 2, "choice": 1}  # of the linear layer, where there are no classes
 
 
@@ -70,27 +72,63 @@ def check_labels(labels: LabelsConfig) -> None:
     )
 
 
-def read_labelled(labels: LabelsConfig, data: str, split: str, *, labelled: bool = True) -> list[dict[str, Any]]:
-    """The records of one source with the columns that the task needs."""
+def wanted_columns(labels: LabelsConfig, *, labelled: bool = True) -> list[str]:
+    """The columns that the task reads."""
     columns = columns_of(labels)
-    wanted = [columns.text, columns.second, *columns.choices, columns.label if labelled else ""]
-    names = list(dict.fromkeys(name for name in wanted if name))
-    return read_records(data, names, split=split, data_dir=labels.data_dir or None)
+    names = (columns.text, columns.second, *columns.choices, columns.label if labelled else "")
+    return list(dict.fromkeys(name for name in names if name))
 
 
-def split_records(labels: LabelsConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The records to train on, and those to validate on."""
-    train = read_labelled(labels, labels.data, labels.data_split)
+def read_labelled(labels: LabelsConfig, data: str, split: str) -> list[dict[str, Any]]:
+    """The records of one source with the columns that the task reads."""
+    return read_records(data, wanted_columns(labels), split=split, data_dir=labels.data_dir or None)
+
+
+def held_out_sets(labels: LabelsConfig) -> dict[str, tuple[str, str]]:
+    """Source and split of each set to score beside a share of --data: "validation" is the one that chooses."""
+    sets = {}
     if labels.validation_data:
-        return train, read_labelled(labels, labels.validation_data, labels.validation_split)
-    if labels.data.startswith("tfds:"):
-        return train, read_labelled(labels, labels.data, labels.validation_split)
+        sets["validation"] = labels.validation_data, labels.validation_split
+    elif labels.data.startswith("tfds:"):
+        sets["validation"] = labels.data, labels.validation_split
+    known = KNOWN_TASKS.get(labels.task)
+    if known and not labels.validation_data:
+        sets |= {split: (labels.data, split) for split in known.validation_splits if split != labels.validation_split}
+    if labels.test_data:
+        sets["test"] = labels.test_data, labels.test_split
+    return sets
+
+
+def check_sets(labels: LabelsConfig) -> None:
+    """Refuses sources without the columns that the task reads, before they are read.
+
+    Raises:
+      UserError: with the columns that there are.
+    """
+    for data, split in ((labels.data, labels.data_split), *held_out_sets(labels).values()):
+        check_records(data, wanted_columns(labels), split=split, data_dir=labels.data_dir or None)
+
+
+def read_sets(labels: LabelsConfig) -> tuple[Records, Records, dict[str, Records]]:
+    """The records to train on, those to validate on, and those to score when a run ends, by the name of their set."""
+    train = read_labelled(labels, labels.data, labels.data_split)
+    others = {name: read_labelled(labels, *place) for name, place in held_out_sets(labels).items()}
+    if "validation" in others:
+        return train, others.pop("validation"), others
     require(len(train) > 1, f"--data={labels.data} holds {len(train)} example; expected 2 or more")
     order = np.random.Generator(np.random.Philox(HELD_OUT_SEED)).permutation(len(train))
     held_out = set(order[: max(1, round(labels.held_out * len(train)))].tolist())
-    parts = ([r for i, r in enumerate(train) if (i in held_out) == wanted] for wanted in (False, True))
-    kept, held = parts
-    return kept, held
+    kept, held = ([r for i, r in enumerate(train) if (i in held_out) == wanted] for wanted in (False, True))
+    return kept, held, others
+
+
+def sample_text(labels: LabelsConfig, record: Record) -> str:
+    """What `experiments.predict` takes as its argument, of one record."""
+    names = wanted_columns(labels, labelled=False)
+    if len(names) > 1:
+        return json.dumps({name: record[name] for name in names}, ensure_ascii=False)
+    text = record[names[0]]
+    return " ".join(map(str, text)) if isinstance(text, list) else str(text)[:SHOWN_CHARACTERS]
 
 
 def classes_of(labels: LabelsConfig, records: Sequence[Record]) -> list[str]:

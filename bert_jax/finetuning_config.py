@@ -17,6 +17,8 @@ class LabelsConfig:
     validation_data: str = ""  # as --data; by default a share of --data that is not trained on
     data_split: str = "train"  # split of tfds:
     validation_split: str = "validation"  # split of tfds: to validate on
+    test_data: str = ""  # as --data; scored once, with the best parameters, when the run ends
+    test_split: str = "test"  # split of tfds: in --test_data
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
     text_column: str = "text"  # the text; of a token task its words, of a span task the context
     second_text_column: str = ""  # second sentence of a pair; of a span task the question

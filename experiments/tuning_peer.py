@@ -1,0 +1,175 @@
+"""The same fine-tuning with `transformers`, to compare:   python -m experiments.tuning_peer --task=NAME --init=hf:DIR ...
+
+Takes the flags of `experiments.finetune`. Records, pieces, batches, scores and the choice of the best epoch are those of
+our runs; model, initial head, dropout and optimizer are the peer's. It needs the `parity` extra.
+"""
+
+import json
+import math
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from bert_jax import finetuning
+from bert_jax.answers import METRICS, Answers, answers_by_example, score_answers
+from bert_jax.finetuning_config import BertFinetuning
+from bert_jax.labelled_rows import IGNORED, LabelledTexts
+from bert_jax.labelled_texts import LabelledExamples
+from bert_jax.weights import read_hf
+from core_jax.config import require
+from core_jax.data import Order
+from core_jax.workdir import write_atomically
+from experiments.console import format_value, parse_flags, run_command, say
+from experiments.finetune import Finetune, defaults
+from experiments.verification import import_peer
+
+CLASSES = {  # of `transformers`, by what is labelled
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "token": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+    "choice": "AutoModelForMultipleChoice",
+}
+NO_LABEL = -100  # of the peer's cross-entropy
+
+
+def main(arguments: list[str]) -> int:
+    """Trains, scores and writes summary.json; returns the exit code."""
+    flags = parse_flags(Finetune, arguments, "The same fine-tuning with transformers.", defaults(arguments))
+    import_peer()
+    config = flags.plain()
+    require(config.init.startswith("hf:"), f"--init={config.init}: the peer starts from hf:DIR")
+    require(bool(config.tuning.workdir), "--workdir=: expected a folder for summary.json")
+    finetuning.check_labels(config.labels)
+    finetuning.check_sets(config.labels)
+    summary = pathlib.Path(config.tuning.workdir, "summary.json")
+    if summary.exists():
+        say(f"{summary} is there already")
+        return 0
+    summary.parent.mkdir(parents=True, exist_ok=True)
+    result = train(config) | {"command": shlex.join(["python", "-m", "experiments.tuning_peer", *sys.argv[1:]])}
+    write_atomically(summary, json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def train(config: BertFinetuning) -> dict[str, Any]:
+    """Trains the peer; gives the scores of its best epoch on all sets of examples."""
+    torch, transformers = import_peer()
+    torch.manual_seed(config.tuning.seed)
+    start, labels = config.init.partition(":")[2], config.labels
+    tokenizer, head = read_hf(start).tokenizer, finetuning.head_of(labels)
+    records, validation, others = finetuning.read_sets(labels)
+    classes = finetuning.classes_of(labels, records)
+    outputs = {} if head in ("span", "choice") else {"num_labels": max(1, len(classes))}
+    model = getattr(transformers, CLASSES[head]).from_pretrained(start, dtype="float32", **outputs)
+    data = finetuning.encode(labels, records, tokenizer, classes, weigh=True).texts
+    sets = {"validation": validation} | others
+    sets = {name: finetuning.encode(labels, rows, tokenizer, classes) for name, rows in sets.items()}
+    size, columns = config.tuning.global_batch_size, finetuning.columns_of(labels)
+    epoch_steps = max(1, round(len(data) / size))
+    steps = max(1, round(config.tuning.epochs * epoch_steps))
+    optimizer, schedule = make_optimizer(model, config, steps)
+    order, losses, curve, best, began = Order(len(data), config.tuning.seed), [], [], None, time.perf_counter()
+    for step in range(steps):
+        drawn = np.array([order(step * size + place)[1] for place in range(size)])
+        loss = model.train()(**inputs_of(data, drawn, labelled=True)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        if (step + 1) % epoch_steps and step + 1 < steps:
+            continue
+        found = {}
+        for name, examples in sets.items():
+            answers = ask(model, examples, size * 2, labels.text_column)
+            found[name] = score_answers(answers, examples, head, columns, classes)
+        curve.append({"step": step + 1, "training_loss": float(np.mean(losses)), **found["validation"]})
+        losses = []
+        say("  ".join(f"{name} {format_value(name, value)}" for name, value in curve[-1].items()))
+        metric = METRICS[head]
+        if best is None or found["validation"][metric] > best["validation"][metric]:
+            best = found
+    assert best is not None
+    scores = best.pop("validation")
+    return scores | {"others": best, "epochs": curve, "steps": steps, "seconds": time.perf_counter() - began}
+
+
+def make_optimizer(model: Any, config: BertFinetuning, steps: int) -> tuple[Any, Any]:
+    """AdamW and its schedule, warm-up and linear to 0, as a Trainer has them."""
+    torch, transformers = import_peer()
+    ours = config.optimizer
+    groups = [
+        {"params": [leaf for leaf in model.parameters() if (leaf.ndim > 1) == decayed], "weight_decay": rate}
+        for decayed, rate in ((True, ours.weight_decay), (False, 0.0))
+    ]
+    adam = torch.optim.AdamW(groups, lr=ours.learning_rate, betas=(ours.beta1, ours.beta2), eps=ours.epsilon)
+    warmup = ours.warmup_steps or round(config.tuning.warmup_fraction * steps)
+    return adam, transformers.get_linear_schedule_with_warmup(adam, warmup, steps)
+
+
+def inputs_of(data: LabelledTexts, drawn: Int[np.ndarray, " G"], *, labelled: bool) -> dict[str, Any]:
+    """A batch as the peer has it: a text in a row, padded to the longest."""
+    torch, _ = import_peer()
+    texts = data.members(drawn)
+    length = max(len(data.tokens[text]) for text in texts)
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels")
+    rows = {name: np.zeros((len(texts), length), np.int64) for name in names}
+    rows["input_ids"][:], rows["labels"][:] = data.pad_id, NO_LABEL
+    for row, text in enumerate(texts):
+        ids = data.tokens[text]
+        rows["input_ids"][row, : len(ids)], rows["attention_mask"][row, : len(ids)] = ids, 1
+        rows["token_type_ids"][row, data.first[text] : len(ids)] = 1
+        if data.head == "token":
+            own = np.array(data.labels[text])
+            rows["labels"][row, : len(ids)] = np.where(own == IGNORED, NO_LABEL, own)
+    if data.head == "choice":
+        rows = {name: value.reshape(len(drawn), -1, length) for name, value in rows.items()}
+    if data.head != "token":
+        kind = np.float32 if data.head == "regression" else np.int64
+        given = np.array([data.labels[text] for text in texts[:: data.texts_per_example]], kind)
+        del rows["labels"]
+        spans = {"start_positions": given[..., 0], "end_positions": given[..., 1]} if data.head == "span" else {}
+        rows |= spans or {"labels": given}
+    if not labelled:
+        rows = {name: rows[name] for name in names[:3]}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in rows.items()}
+
+
+def ask(model: Any, examples: LabelledExamples, batch_size: int, context_column: str) -> Answers:
+    """The peer's answers to all examples, and its mean loss over the batches' examples."""
+    torch, _ = import_peer()
+    data, found, losses = examples.texts, {}, []
+    for drawn in batches_by_length(data, batch_size):
+        with torch.inference_mode():
+            out = model.eval()(**inputs_of(data, drawn, labelled=True))
+        losses.append((out.loss.item(), len(drawn)))
+        members = data.members(drawn)
+        logits = np.stack([out.start_logits, out.end_logits], 1) if data.head == "span" else out.logits.numpy()
+        logits = logits.reshape(-1, 1) if data.head == "choice" else logits
+        for row, text in enumerate(members.tolist()):
+            length = len(data.tokens[text])
+            parts = {"token": logits[row][:length], "span": logits[row][..., :length]}
+            found[text] = parts.get(data.head, logits[row])
+    loss = sum(value * count for value, count in losses) / sum(count for _, count in losses)
+    values = answers_by_example(examples, [found[text] for text in range(len(data.tokens))], context_column)
+    return Answers(loss if math.isfinite(loss) else math.nan, values)
+
+
+def batches_by_length(data: LabelledTexts, batch_size: int) -> Iterator[Int[np.ndarray, " G"]]:
+    """Every example once, those of about one length together."""
+    longest = [max(len(data.tokens[text]) for text in data.members(np.array([number]))) for number in range(len(data))]
+    order = np.argsort(longest, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+if __name__ == "__main__":
+    run_command(main)
