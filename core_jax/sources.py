@@ -50,7 +50,7 @@ class SourceSlice:
 
     def __iter__(self) -> Iterator[str]:
         scheme, place = _parse(self.data)
-        builder = None if scheme in FILE_SCHEMES else _prepared_dataset(scheme, place, self.data_dir)
+        builder = None if scheme in FILE_SCHEMES else prepared_dataset(scheme, place, self.data_dir)
         for part in self.parts:
             if scheme == "text":
                 yield from text_documents(epath.Path(part.place), part.start, part.stop)
@@ -80,7 +80,7 @@ def source_slices(
     if scheme in FILE_SCHEMES:
         parts = _file_parts(matching_files(data, place), slice_bytes)
     else:
-        builder = _prepared_dataset(scheme, place, data_dir)
+        builder = prepared_dataset(scheme, place, data_dir)
         _check_dataset(builder, data, text_column, split)
         parts = _dataset_parts(builder, split, slice_bytes)
     groups: list[tuple[list[Part], int]] = []
@@ -154,7 +154,7 @@ def check_source(data: str, *, text_column: str = "text", split: str = "train", 
                 sample_data.sample_file()
             _check_dataset(builder, data, text_column, split)
     else:
-        _check_dataset(_prepared_dataset(scheme, place, data_dir), data, text_column, split)
+        _check_dataset(prepared_dataset(scheme, place, data_dir), data, text_column, split)
 
 
 def _parse(data: str) -> tuple[str, str]:
@@ -190,7 +190,18 @@ def _at_least_one(documents: Iterable[str], data: str) -> Iterator[str]:
 # Datasets of TFDS: imported only here, since the import takes half a second
 
 
-def _prepared_dataset(scheme: str, name: str, data_dir: str | None) -> Any:
+def prepared_dataset(scheme: str, name: str, data_dir: str | None) -> Any:
+    """Opens a dataset that can be read without TensorFlow; of the sample, makes it first.
+
+    Args:
+      scheme: "tfds" or "sample".
+      name: of the dataset, NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
+      data_dir: as for `read_documents`.
+    Returns:
+      The builder, whose `as_data_source` gives the rows.
+    Raises:
+      UserError: there is none, or it is prepared otherwise.
+    """
     import tensorflow_datasets as tfds
 
     from core_jax import sample_data
@@ -206,7 +217,7 @@ def _prepared_dataset(scheme: str, name: str, data_dir: str | None) -> Any:
         try:
             builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
         except (ValueError, ImportError) as error:  # a dataset whose code needs TensorFlow counts as unknown, too
-            near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
+            near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1, cutoff=0.8)
             raise UserError(
                 f"tfds:{name} is not among the datasets prepared in {folder}. "
                 + (f"Did you mean tfds:{near[0]}? " if near and near[0] != name else "")
@@ -231,6 +242,19 @@ def _check_dataset(builder: Any, data: str, text_column: str, split: str) -> Non
     ]
     if text_column not in columns:
         raise UserError(f"{data} has no column of text named {text_column!r}. {column_advice(columns)}")
+    check_split(builder, data, split)
+
+
+def check_split(builder: Any, data: str, split: str) -> None:
+    """Raises where a dataset has no such split.
+
+    Args:
+      builder: of the dataset.
+      data: what the user typed, for messages.
+      split: in the notation of TFDS.
+    Raises:
+      UserError: with the splits that there are.
+    """
     splits = list(builder.info.splits) or ["train"]  # the sample before it is prepared
     try:
         known = builder.info.splits[split] is not None if builder.is_prepared() else split.split("[")[0] in splits

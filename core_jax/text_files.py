@@ -58,7 +58,7 @@ def text_documents(file: epath.Path, start: int, stop: int) -> Iterator[str]:
     """
     lines = []
     inside = start == 0  # whether the lines that come belong to a document of this stretch
-    for offset, line in _decoded_lines(file, start):
+    for offset, line in decoded_lines(file, start):
         if line.strip():
             if inside:
                 lines.append(line.rstrip("\r\n"))
@@ -85,15 +85,22 @@ def jsonl_documents(file: epath.Path, start: int, stop: int, text_column: str) -
     Raises:
       UserError: a line is not UTF-8, or not such an object.
     """
-    for offset, line in _decoded_lines(file, start):
+    for offset, line in decoded_lines(file, start):
         if offset >= stop:
             return
         if line.strip():
             yield _json_text(line, file, offset, text_column)
 
 
-def _decoded_lines(file: epath.Path, start: int) -> Iterator[tuple[int, str]]:
-    """Lines from the first that starts at `start` or later, with the byte that each starts at."""
+def decoded_lines(file: epath.Path, start: int) -> Iterator[tuple[int, str]]:
+    """Lines from the first that starts at `start` or later, with the byte that each starts at.
+
+    Args:
+      file: to read.
+      start: byte.
+    Raises:
+      UserError: a line is not UTF-8.
+    """
     with file.open("rb") as stream:
         offset = start
         if start:
