@@ -14,9 +14,15 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, PyTree
 
 from bert_jax.labelled_rows import IGNORED, scoring_batches
-from bert_jax.labelled_texts import Columns, LabelledExamples, Record
+from bert_jax.labelled_texts import Columns, LabelledExamples
 from bert_jax.model import Head
-from bert_jax.scores import answer_scores, classification_scores, entity_scores, regression_scores
+from bert_jax.scores import (
+    answer_scores,
+    best_no_answer_threshold,
+    classification_scores,
+    entity_scores,
+    regression_scores,
+)
 from core_jax.metrics import means
 from core_jax.train import Metrics
 
@@ -90,7 +96,9 @@ def collect_answers(
     if missing:  # a score of a part would be a wrong score
         raise AssertionError(f"{len(missing)} of {len(data.tokens)} texts were not answered")
     loss = sum(means(jax.device_get(metrics)).values())
-    return Answers(loss, answers_by_example(examples, [found[text] for text in range(len(data.tokens))], context_column))
+    return Answers(
+        loss, answers_by_example(examples, [found[text] for text in range(len(data.tokens))], context_column)
+    )
 
 
 def _sort_out(found, logits, texts, batch, head):
@@ -128,7 +136,8 @@ def answers_by_example(examples: LabelledExamples, found: Sequence[np.ndarray], 
         return [np.array([found[text][0] for text in group]) for group in groups]
     if data.head == "token":
         return [
-            np.concatenate([found[text][examples.words[text]].argmax(-1) for text in group]).tolist() for group in groups
+            np.concatenate([found[text][examples.words[text]].argmax(-1) for text in group]).tolist()
+            for group in groups
         ]
     return [
         best_span([(found[text], examples.windows[text]) for text in group], str(record[context_column]))
@@ -181,9 +190,7 @@ def score_answers(
     """The scores of a task on labelled examples, the loss among them."""
     said: list[Any] = [record[columns.label] for record in examples.records]
     if head == "span":
-        right = [[str(text) for text in label["text"]] for label in said]
-        empty = any(not texts for texts in right)
-        scores = answer_scores(right, predictions(answers, head, classes, may_be_empty=empty))
+        scores = _score_spans(answers, [[str(text) for text in label["text"]] for label in said])
     elif head == "token":
         names = predictions(answers, head, classes)
         data, gold = examples.texts, [[] for _ in examples.records]
@@ -196,8 +203,19 @@ def score_answers(
         size = examples.texts.texts_per_example
         right = np.array(examples.texts.labels[::size])
         chosen = np.array([int(logits.argmax()) for logits in answers.values])
-        scores = classification_scores(right, chosen, size if head == "choice" else len(classes))
+        scores = classification_scores(right, chosen, columns.choices if head == "choice" else classes)
     return {"loss": answers.loss} | scores
+
+
+def _score_spans(answers: Answers, right: list[list[str]]) -> dict[str, float]:
+    """Where questions may have no answer, also the F1 with the best threshold, which is chosen on these examples."""
+    spans: Sequence[Span] = answers.values
+    if all(right):
+        return answer_scores(right, [span.text for span in spans])
+    given = ["" if span.no_answer_score > span.score else span.text for span in spans]
+    gaps = [span.no_answer_score - span.score for span in spans]
+    threshold, best = best_no_answer_threshold(right, [span.text for span in spans], gaps)
+    return answer_scores(right, given) | {"best_f1": best, "best_threshold": threshold}
 
 
 def baseline(examples: LabelledExamples, head: Head) -> float | None:

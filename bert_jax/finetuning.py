@@ -23,8 +23,8 @@ from bert_jax.pretraining import identity
 from bert_jax.tokenizer import Tokenizer, load_tokenizer
 from core_jax.checkpoints import restore_params
 from core_jax.config import OptimizerConfig, from_json, require, to_json
-from core_jax.labelled_data import class_names as known_class_names
 from core_jax.labelled_data import check_records, read_records
+from core_jax.labelled_data import class_names as known_class_names
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import tree_shardings, with_shardings
 from core_jax.train import State, compile_step, make_step

@@ -44,7 +44,9 @@ class TuningConfig:
 
     epochs: float = 3.0  # passes over the examples
     global_batch_size: int = 32  # examples a step, over all devices and hosts; they are packed into fewer rows
-    warmup_fraction: float = 0.1  # share of the steps over which the learning rate rises, unless --warmup_steps says more
+    warmup_fraction: float = (
+        0.1  # share of the steps over which the learning rate rises, unless --warmup_steps says more
+    )
     patience: int = 0  # epochs without a better score after which the run ends; 0: it goes to its end
     seed: int = 0  # of the new head, the order of the examples and dropout
     mesh: str = dataclasses.field(default="data:-1", metadata=ELASTIC)  # devices by axis, as for pretraining

@@ -71,7 +71,9 @@ def rounded_rows(needed: int, multiple: int) -> int:
 
 def row_capacity(longest: int, sequence_length: int) -> int:
     """Positions of the rows of a batch: a quarter, half or all of `sequence_length`, as its longest text needs."""
-    return next(size for size in (-(-sequence_length // 4), -(-sequence_length // 2), sequence_length) if longest <= size)
+    return next(
+        size for size in (-(-sequence_length // 4), -(-sequence_length // 2), sequence_length) if longest <= size
+    )
 
 
 def pack_texts(

@@ -53,9 +53,11 @@ class LabelledExamples:
 
 def class_names(records: Sequence[Record], head: Head, column: str) -> list[str]:
     """The labels that occur, in order: numbers by their size, words by the alphabet."""
-    labels = {_name(record[column]) for record in records} if head == "classification" else {
-        _name(tag) for record in records for tag in record[column]
-    }
+    labels = (
+        {_name(record[column]) for record in records}
+        if head == "classification"
+        else {_name(tag) for record in records for tag in record[column]}
+    )
     numbers = all(label.lstrip("-").isdigit() for label in labels)
     return sorted(labels, key=int) if numbers else sorted(labels)
 

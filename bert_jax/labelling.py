@@ -52,7 +52,8 @@ def label_terms(
         both = span_logits(logits, batch)
         # The mean of two losses, each over all texts.
         terms = {
-            name: cross_entropy(both[:, :, i], labels[..., i], weights[name]) for i, name in enumerate(("first", "last"))
+            name: cross_entropy(both[:, :, i], labels[..., i], weights[name])
+            for i, name in enumerate(("first", "last"))
         }
         right = jnp.all(jnp.argmax(both, axis=-1) == labels, axis=-1)
         count = jnp.sum(weights["first"])

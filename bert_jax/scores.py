@@ -16,6 +16,7 @@ from scipy import stats
 from sklearn import metrics
 
 ZERO: Any = 0  # where nothing was given or nothing wanted; scikit-learn takes numbers, its default is a word
+FEW_CLASSES = 5  # up to so many have scores of their own among those of the whole
 OUTSIDE = "O"
 PREFIXES = ("B-", "I-", "E-", "S-")  # first, inner and last word of an entity, and its only one
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -23,14 +24,14 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def classification_scores(
-    labels: Int[np.ndarray, " N"], predictions: Int[np.ndarray, " N"], classes: int
+    labels: Int[np.ndarray, " N"], predictions: Int[np.ndarray, " N"], names: Sequence[str]
 ) -> dict[str, float]:
     """Accuracy, and what is fairer where some classes are rare.
 
     Args:
       labels: the right classes.
       predictions: the classes given.
-      classes: how many there are.
+      names: of all classes, in their order.
     Returns:
       accuracy; precision, recall and f1, each the mean over the classes that occur in labels or predictions, as
       scikit-learn has it, where a class that was never given or never right counts 0; micro_f1; matthews, 0 where all
@@ -49,8 +50,8 @@ def classification_scores(
         "micro_f1": metrics.f1_score(labels, predictions, average="micro", zero_division=ZERO),
         "matthews": metrics.matthews_corrcoef(labels, predictions) if varied else 0.0,
     }
-    if classes == 2:
-        scores["positive_f1"] = metrics.f1_score(labels == 1, predictions == 1, zero_division=ZERO)
+    if len(names) <= FEW_CLASSES:
+        scores |= {f"f1/{name}": row[2] for name, row in per_class_scores(labels, predictions, names).items()}
     return _floats(scores)
 
 

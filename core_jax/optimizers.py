@@ -142,7 +142,9 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         del params
         paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(updates)]
-        scanned = [x.shape[0] for path, x in jax.tree_util.tree_leaves_with_path(updates) if "/blocks/" in path_name(path)]
+        scanned = [
+            x.shape[0] for path, x in jax.tree_util.tree_leaves_with_path(updates) if "/blocks/" in path_name(path)
+        ]
         numbers = [int(match[1]) for path in paths if (match := re.search(r"/block_(\d+)/", path))]
         depth = scanned[0] if scanned else max(numbers, default=-1) + 1
 

@@ -89,7 +89,9 @@ def claim(parts: str, flags: Embedding) -> None:
     with open(settings, encoding="utf-8") as file:
         before, now = json.load(file), json.loads(to_json(flags))
     elastic = {"batch_size", "mesh"}
-    changed = [f"--{name}: {before.get(name)!r} there, {now[name]!r} now" for name in now if before.get(name) != now[name]]
+    changed = [
+        f"--{name}: {before.get(name)!r} there, {now[name]!r} now" for name in now if before.get(name) != now[name]
+    ]
     changed = [line for line in changed if line[2:].partition(":")[0] not in elastic]
     if changed:
         raise UserError(f"{parts} is of another command ({'; '.join(changed)}): repeat that, or delete the folder")

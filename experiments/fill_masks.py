@@ -76,4 +76,3 @@ def show(
     filled = tokens.copy()
     filled[tokens == tokenizer.mask_id] = probabilities.argmax(axis=-1)
     say(tokenizer.decode(filled[1:-1].tolist()))
-

@@ -145,7 +145,9 @@ class EpochScores:
 
     def _line(self, number, scores):
         run = self.run
-        lines = [line["loss"] for line in self.history.lines("train") if number - run.epoch_steps < line["step"] <= number]
+        lines = [
+            line["loss"] for line in self.history.lines("train") if number - run.epoch_steps < line["step"] <= number
+        ]
         shown = {"training loss": float(np.mean(lines))} if lines else {}
         shown |= {"validation loss": scores["loss"]} | {name: value for name, value in scores.items() if name != "loss"}
         text = "  ".join(f"{name} {format_value(name, value)}" for name, value in shown.items())

@@ -6,7 +6,7 @@ import os
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from etils import epath
 
 from bert_jax import finetuning
 from bert_jax.answers import Answers, baseline
-from bert_jax.known_tasks import KNOWN_TASKS
+from bert_jax.known_tasks import KNOWN_TASKS, PublishedScore
 from bert_jax.scores import per_class_scores
 from core_jax.pictures import confusion_matrix_picture, curves_picture
 from core_jax.stopwatch import Stopwatch
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 FEW_CLASSES = 20  # up to so many are shown one by one
 FAILED_MARGIN = 0.01  # above the most frequent class, below which a run has learnt nothing
 Scores = dict[str, float]
+SCORES = (  # in the order of the tables
+    *("loss", "accuracy", "precision", "recall", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman"),
+    *("mean_squared_error", "exact_match", "best_f1", "best_threshold"),
+)
 
 
 def finish(run: "Run", step: int, history: History, stopwatch: Stopwatch) -> Scores | None:
@@ -137,20 +141,30 @@ def show_scores(title: str, task: str, sets: dict[str, Any], blind: float | None
     known = KNOWN_TASKS.get(task)
     published = known.published if known else {}
     first = next(iter(sets.values()))
-    names = [name for name in SCORES if name in first]
     rows = [
         (
             name.replace("_", " "),
             *(format_value(name, scores[name]) if name in scores else "" for scores in sets.values()),
-            *([format_value(name, published[name]) if name in published else ""] if published else []),
+            *([_published_text(name, published)] if published else []),
         )
-        for name in names
+        for name in (*SCORES, *(name for name in first if name.startswith("f1/")))
+        if name in first
     ]
     if blind is not None:
-        rows.append(("accuracy of the most frequent answer", format_value("accuracy", blind), *[""] * (len(rows[0]) - 2)))
+        rows.append(
+            ("accuracy of the most frequent answer", format_value("accuracy", blind), *[""] * (len(rows[0]) - 2))
+        )
     print_table(title, ("", *sets, *(["published"] if published else [])), rows)
-    if known and published:
-        say(f"published: {known.source}")
+    for source in dict.fromkeys(score.source for score in published.values()):
+        say(f"published: {source}")
+
+
+def _published_text(name: str, published: Mapping[str, PublishedScore]) -> str:
+    if name not in published:
+        return ""
+    score = published[name]
+    spread = "" if score.deviation is None else f" ± {format_value(name, score.deviation)}"
+    return format_value(name, score.value) + spread
 
 
 def show_classes(by_class: dict[str, Sequence[float]]) -> None:
@@ -158,7 +172,8 @@ def show_classes(by_class: dict[str, Sequence[float]]) -> None:
     if not by_class or len(by_class) > FEW_CLASSES:
         return
     rows = [
-        (name, *(format_value("f1", value) for value in values[:3]), f"{values[3]:,}") for name, values in by_class.items()
+        (name, *(format_value("f1", value) for value in values[:3]), f"{values[3]:,}")
+        for name, values in by_class.items()
     ]
     print_table("by class", ("class", "precision", "recall", "f1", "examples"), rows)
 
@@ -209,9 +224,3 @@ def _deviation(values):
 def _mean_text(name, values):
     mean = format_value(name, statistics.fmean(values))
     return f"{mean} ± {format_value(name, _deviation(values))}" if len(values) > 1 else mean
-
-
-SCORES = (
-    *("loss", "accuracy", "precision", "recall", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman"),
-    *("mean_squared_error", "exact_match"),
-)

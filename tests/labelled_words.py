@@ -40,7 +40,9 @@ def records(head: Head, count: int = 24, seed: int = 0) -> list[dict]:
     random = np.random.default_rng(seed)
 
     def words(low, high):
-        return [str(word) + str(random.choice(["", "s", "t"])) for word in random.choice(WORDS, random.integers(low, high))]
+        return [
+            str(word) + str(random.choice(["", "s", "t"])) for word in random.choice(WORDS, random.integers(low, high))
+        ]
 
     found = []
     for _ in range(count):

@@ -38,7 +38,10 @@ def alone(data: LabelledTexts, drawn: np.ndarray) -> dict:
         if data.head == "choice":
             single = LabelledTexts(**{**vars(single), "head": "regression"})
         batch = pack_texts(single, np.array([0]), LENGTH, 1)
-        wide = {name: np.pad(batch[name], ((0, 0), (0, LENGTH - batch[name].shape[1]))) for name in ("tokens", "segments", "types", "positions")}
+        wide = {
+            name: np.pad(batch[name], ((0, 0), (0, LENGTH - batch[name].shape[1])))
+            for name in ("tokens", "segments", "types", "positions")
+        }
         batch |= wide
         if data.head == "token":
             width = LENGTH - batch["labels"].shape[1]

@@ -36,7 +36,9 @@ def test_no_word_is_lost():
         np.testing.assert_array_equal(np.flatnonzero(labels != IGNORED), found.words[text])
     assert tags == [record["label"] for record in found.records]
     long = [{"text": ["w1s"] * 40, "label": ["O"] * 40}]
-    split = encode_examples(long, tokenizer(), head="token", columns=columns("token"), classes=TAGS, sequence_length=LENGTH)
+    split = encode_examples(
+        long, tokenizer(), head="token", columns=columns("token"), classes=TAGS, sequence_length=LENGTH
+    )
     assert [len(words) for words in split.words] == [15, 15, 10]
 
 
@@ -54,7 +56,12 @@ def test_windows_cover_the_context_and_hold_every_answer():
             held.add(example)
     assert held == {number for number, record in enumerate(found.records) if record["label"]["text"]}
     for example, record in enumerate(found.records):
-        seen = {place for text, window in enumerate(found.windows) if data.examples[text] == example for place in window.places}
+        seen = {
+            place
+            for text, window in enumerate(found.windows)
+            if data.examples[text] == example
+            for place in window.places
+        }
         assert len(seen) == len(tokenizer().encode([record["text"]])[0])
 
 
@@ -82,7 +89,11 @@ def test_class_names_are_in_order():
 @pytest.mark.parametrize(
     ("head", "record", "message"),
     [
-        ("classification", {"text": "w1", "second": "w2", "label": "huge"}, "label 'huge'.*expected one of low, middle"),
+        (
+            "classification",
+            {"text": "w1", "second": "w2", "label": "huge"},
+            "label 'huge'.*expected one of low, middle",
+        ),
         ("regression", {"text": "w1", "second": "w2", "label": "much"}, "'much'.*expected a number"),
         ("regression", {"text": "w1", "second": "w2", "label": float("nan")}, "expected a number"),
         ("token", {"text": ["w1", "w2"], "label": ["O"]}, "2 words and 1 tags"),
@@ -98,4 +109,6 @@ def test_class_names_are_in_order():
 def test_mistakes_in_labels(head, record, message):
     classes = {"classification": CLASSES, "token": TAGS}.get(head, [])
     with pytest.raises(UserError, match=f"example 1.*{message}"):
-        encode_examples([record], tokenizer(), head=head, columns=columns(head), classes=classes, sequence_length=LENGTH)
+        encode_examples(
+            [record], tokenizer(), head=head, columns=columns(head), classes=classes, sequence_length=LENGTH
+        )

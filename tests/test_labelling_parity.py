@@ -69,7 +69,9 @@ def peer_inputs(data: LabelledTexts, drawn: np.ndarray) -> dict:
     import torch  # pyright: ignore[reportMissingImports]
 
     texts = data.members(drawn)
-    rows = {name: np.zeros((len(texts), LENGTH), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    rows = {
+        name: np.zeros((len(texts), LENGTH), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
     for row, text in enumerate(texts):
         length = len(data.tokens[text])
         rows["input_ids"][row, :length], rows["attention_mask"][row, :length] = data.tokens[text], 1
@@ -105,7 +107,9 @@ def test_loss_and_gradient_of_every_head(head, tmp_path):
     drawn, batch = packed(head)
     expected = peer_loss(peer, head, drawn)
     expected.backward()
-    loss: Any = jax.jit(jax.value_and_grad(labelling_loss(model(head), train=False), has_aux=True), compiler_options=QUICK)
+    loss: Any = jax.jit(
+        jax.value_and_grad(labelling_loss(model(head), train=False), has_aux=True), compiler_options=QUICK
+    )
     (ours, _), gradients = loss(params, batch, jax.random.key(0))
     np.testing.assert_allclose(ours, expected.item(), rtol=1e-5)
     found, theirs = by_path(gradients), {our_path(name): leaf.grad for name, leaf in peer.named_parameters()}
@@ -126,7 +130,10 @@ def test_twenty_steps_of_adamw(head, tmp_path):
     state: Any = State(jax.numpy.zeros((), jax.numpy.int32), params, transformation.init(params), jax.random.key(0))
     decayed = by_path(decays(params))
     groups = [
-        {"params": [leaf for name, leaf in peer.named_parameters() if decayed[our_path(name)] == on], "weight_decay": rate}
+        {
+            "params": [leaf for name, leaf in peer.named_parameters() if decayed[our_path(name)] == on],
+            "weight_decay": rate,
+        }
         for on, rate in ((True, OPTIMIZER.weight_decay), (False, 0.0))
     ]
     adam = torch.optim.AdamW(groups, OPTIMIZER.learning_rate, (OPTIMIZER.beta1, OPTIMIZER.beta2), OPTIMIZER.epsilon)
