@@ -83,15 +83,14 @@ def embed_texts(
     lengths = np.array([len(ids) for ids in tokens], np.int32)
     numbers, nothing = np.arange(len(texts), dtype=np.int32), np.zeros(len(texts), np.float32)
     data = LabelledTexts("classification", tokens, lengths, numbers, [0] * len(texts), nothing, 1, tokenizer.pad_id)
-    found: np.ndarray | None = None
+    parts: list[tuple[np.ndarray, np.ndarray]] = []  # places and vectors
     batches = scoring_batches(data, mesh, batch_size=batch_size, sequence_length=sequence_length)
     with jax.set_mesh(mesh):
-        waiting = None  # the devices compute a batch while the next is made
+        waiting: Any = None  # the devices compute a batch while the next is made
         for places, _, batch in itertools.chain(batches, [(None, None, None)]):
             if waiting is not None:
                 there, vectors = waiting[0] >= 0, np.asarray(waiting[1])
-                found = np.empty((len(texts), vectors.shape[-1]), np.float32) if found is None else found
-                found[waiting[0][there]] = vectors[there]
+                parts.append((waiting[0][there], vectors[there]))
             waiting = None if batch is None else (places, embed(params, batch))
-    assert found is not None
-    return found
+    order = np.argsort(np.concatenate([places for places, _ in parts]))
+    return np.concatenate([vectors for _, vectors in parts])[order]

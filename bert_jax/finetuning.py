@@ -20,7 +20,8 @@ from bert_jax.labelled_texts import Columns, LabelledExamples, Record, class_nam
 from bert_jax.labelling import initial_label_params, labelling_loss
 from bert_jax.model import BertForLabels, Head
 from bert_jax.pretraining import identity
-from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.checkpoints import restore_params
 from core_jax.config import OptimizerConfig, from_json, require, to_json
 from core_jax.labelled_data import check_records, read_records
@@ -43,7 +44,8 @@ def head_of(labels: LabelsConfig) -> Head:
     Raises:
       UserError: no such task.
     """
-    heads: dict[str, Head] = {name: task.head for name, task in KNOWN_TASKS.items()} | {name: name for name in HEADS}
+    heads: dict[str, Head] = {name: task.head for name, task in KNOWN_TASKS.items()}
+    heads |= {head: head for head in HEADS}
     require(labels.task in heads, f"--task={labels.task}: expected one of {', '.join(heads)}")
     return heads[labels.task]
 
@@ -79,9 +81,9 @@ def wanted_columns(labels: LabelsConfig, *, labelled: bool = True) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
-def read_labelled(labels: LabelsConfig, data: str, split: str) -> list[dict[str, Any]]:
+def read_labelled(labels: LabelsConfig, data: str, split: str, data_dir: str = "") -> Records:
     """The records of one source with the columns that the task reads."""
-    return read_records(data, wanted_columns(labels), split=split, data_dir=labels.data_dir or None)
+    return read_records(data, wanted_columns(labels), split=split, data_dir=data_dir or labels.data_dir or None)
 
 
 def held_out_sets(labels: LabelsConfig) -> dict[str, tuple[str, str]]:

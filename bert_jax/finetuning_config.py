@@ -73,10 +73,12 @@ class BertFinetuning:
     attention_dropout: float = 0.1  # probability of dropping an attention weight
     # type of computation, parameters stay float32; "auto": bfloat16 on TPU and GPU, float32 on CPU
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    labels: LabelsConfig = LabelsConfig()
+    labels: LabelsConfig = dataclasses.field(default_factory=LabelsConfig)
     # Devlin et al. 2018, appendix A.3: AdamW, learning rate of 2e-5 to 5e-5, 10 % warm-up, then linear to 0
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5, warmup_steps=0)
-    tuning: TuningConfig = TuningConfig()
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(learning_rate=2e-5, warmup_steps=0)
+    )
+    tuning: TuningConfig = dataclasses.field(default_factory=TuningConfig)
 
     def __post_init__(self):
         for name in ("dropout", "attention_dropout"):

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from bert_jax.model import Head
+
 PAPER = "Devlin et al. 2018, https://arxiv.org/abs/1810.04805"
 GOOGLE = "README of https://github.com/google-research/bert"
 TRANSFORMERS = "https://github.com/huggingface/transformers, examples/flax/text-classification"
@@ -28,7 +30,7 @@ class KnownTask:
 
     name: str
     data: str  # as for `core_jax.labelled_data.read_records`
-    head: Literal["classification", "regression", "token", "span", "choice"]
+    head: Head
     text_columns: tuple[str, ...]  # one, or two: of a pair, or context and question
     label_column: str
     train_split: str = "train"

@@ -99,6 +99,11 @@ def encode_examples(
         return _encode_words(records, tokenizer, columns, classes, sequence_length, labelled)
     if head == "span":
         return _encode_contexts(records, tokenizer, columns, sequence_length, stride, labelled)
+    return _encode_texts(records, tokenizer, head, columns, classes, sequence_length, class_weights, labelled)
+
+
+def _encode_texts(records, tokenizer, head, columns, classes, sequence_length, class_weights, labelled):
+    """Of classification, regression and choices."""
     seconds = columns.choices if head == "choice" else (columns.second,) if columns.second else ()
     size = len(columns.choices) if head == "choice" else 1
     firsts = tokenizer.encode([str(record[columns.text]) for record in records])

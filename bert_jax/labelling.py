@@ -63,7 +63,7 @@ def label_terms(
         logits = choice_logits(logits, batch)
     counted = (weights["label"] > 0).astype(jnp.float32)  # a class may weigh more in the loss, but not as an answer
     return (
-        {"label": cross_entropy(logits, labels, weights["label"], smoothing)},
+        {"label": cross_entropy(logits, labels, weights["label"], smoothing=smoothing)},
         {"accuracy": accuracy(logits, labels, counted)},
     )
 

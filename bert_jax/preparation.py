@@ -12,7 +12,8 @@ from bert_jax.beam_pipeline import BeamPipeline
 from bert_jax.corpus import corpus_exists, open_corpus
 from bert_jax.corpus_building import ProcessPool, Progress, build_corpus, write_here
 from bert_jax.corpus_shards import hashes
-from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
 from core_jax.atomic_files import new_folder
 from core_jax.config import ELASTIC, require

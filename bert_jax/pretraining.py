@@ -26,7 +26,8 @@ from bert_jax.preparation import (
 )
 from bert_jax.pretraining_data import PretrainingExamples, predictions_per_row
 from bert_jax.tasks import initial_params, make_scoring
-from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.checkpoints import restore_params
 from core_jax.config import require
 from core_jax.data import evaluation_batches

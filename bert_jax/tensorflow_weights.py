@@ -8,7 +8,7 @@ import numpy as np
 
 from bert_jax.peer_config import from_peer_config
 from bert_jax.safetensors_files import Tensors
-from bert_jax.tokenizer import load_tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.weights import Imported, to_params
 from core_jax.errors import UserError
 

@@ -20,7 +20,8 @@ from bert_jax.peer_config import from_peer_config, read_fields, to_peer_config
 from bert_jax.peer_names import from_peer, our_path, peer_name, peer_shape, to_peer
 from bert_jax.safetensors_files import FILE, Tensors, read_tensors, write_tensors
 from bert_jax.tasks import initial_params
-from bert_jax.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.atomic_files import new_folder
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, nested

@@ -16,6 +16,7 @@ def cross_entropy(
     logits: Float[Array, "*shape C"],
     labels: Int[Array, "*shape"],
     weights: Float[Array, "*shape"],
+    *,
     smoothing: float = 0.0,
 ) -> Ratio:
     """Softmax cross-entropy in nats.

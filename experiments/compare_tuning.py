@@ -1,7 +1,7 @@
-"""Our fine-tuning beside that of `transformers`, seed by seed:   python -m experiments.compare_tuning TASKS --init=hf:DIR
+"""Our fine-tuning beside that of `transformers`:   python -m experiments.compare_tuning TASKS --init=hf:DIR
 
-TASKS is what `experiments.sample_tasks` has written. Every run has a folder of its own below --workdir; the same command
-goes on where it stopped, and makes the table of what there is. It needs the `parity` extra.
+TASKS is what `experiments.sample_tasks` has written. Every run has a folder of its own below --workdir; the same
+command goes on where it stopped, and makes the table of what there is. It needs the `parity` extra.
 """
 
 import dataclasses
@@ -53,7 +53,8 @@ RECIPES = {
     ),
     # The experiment that this project began with: Adam at 1e-5, 10 epochs.
     "reference": Recipe(
-        "--task=classification --sequence_length=64 --epochs=10 --learning_rate=1e-5 --weight_decay=0 --warmup_fraction=0",
+        "--task=classification --sequence_length=64 --epochs=10 --learning_rate=1e-5 --weight_decay=0 "
+        "--warmup_fraction=0",
         ("accuracy", "f1"),
         "sentiment, Adam at 1e-5, 10 epochs",
     ),
@@ -115,12 +116,11 @@ def table(workdir: str, seeds: int) -> str:
             side: {seed: tuning_results.load(os.path.join(workdir, name, side, str(seed))) for seed in range(seeds)}
             for side in SIDES
         }
-        both = [seed for seed in range(seeds) if all(runs[seed] for runs in found.values())]
-        for score in recipe.scores if both else ():
-            cells = [
-                mean_text(score, [runs[seed]["others"]["test"][score] for seed in both]) for runs in found.values()
-            ]
-            lines.append(f"| {recipe.title} | {score.replace('_', ' ')} | {len(both)} | {' | '.join(cells)} |")
+        pairs = [pair for pair in zip(*(runs.values() for runs in found.values()), strict=True) if None not in pair]
+        for score in recipe.scores if pairs else ():
+            tests = ([run["others"]["test"][score] for run in runs if run] for runs in zip(*pairs, strict=True))
+            cells = " | ".join(mean_text(score, values) for values in tests)
+            lines.append(f"| {recipe.title} | {score.replace('_', ' ')} | {len(pairs)} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

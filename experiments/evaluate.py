@@ -1,20 +1,28 @@
-"""Scores a pretrained BERT on its held-out text:   python -m experiments.evaluate --init=WORKDIR"""
+"""Scores a BERT:   python -m experiments.evaluate --init=WORKDIR [--data=jsonl:FILES]
+
+A pretrained one on its held-out text, a fine-tuned one on any labelled examples.
+"""
 
 import dataclasses
 
 from bert_jax.pretraining import make_evaluation, open_text, open_trained
+from bert_jax.starting_points import is_fine_tuned
 from core_jax import distributed
 from core_jax.config import require
 from core_jax.sharding import parse_mesh
-from experiments import results
+from experiments import results, score_labels
 from experiments.console import StopRequest, parse_flags, report, run_command, say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Prints the held-out scores of a run again."""
+    """Prints the scores of a run again: of a fine-tuned one, on any labelled examples."""
 
     init: str  # work folder of the run
+    data: str = ""  # of a fine-tuned run, as there: jsonl:GLOB and so on; by default what it was validated on
+    data_split: str = "test"  # split of tfds:
+    data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
+    output: str = ""  # of a fine-tuned run: file for the scores, as JSON
     mesh: str = "data:-1"  # devices by axis, as for pretraining
     silence_seconds: int = 60  # without a sign of life, after which a process of several counts as dead
 
@@ -24,10 +32,16 @@ class Evaluation:
 
 def main(arguments: list[str]) -> int:
     """Scores and prints; returns the exit code."""
-    flags = parse_flags(Evaluation, arguments, "Scores a pretrained BERT on its held-out text.")
+    flags = parse_flags(Evaluation, arguments, "Scores a BERT: pretrained on its held-out text, fine-tuned on labels.")
     distributed.initialise(flags.silence_seconds, report)
     distributed.require_same("command line", repr(flags))
     mesh = parse_mesh(flags.mesh)
+    if is_fine_tuned(flags.init):
+        with StopRequest().listening() as stopping:
+            place = flags.data, flags.data_split, flags.data_dir
+            scores = score_labels.score(flags.init, *place, flags.output, mesh, stopping)
+        return stopping.exit_code if scores is None else 0
+    require(not flags.data, f"--data={flags.data}: {flags.init} is pretrained, and scored on its own held-out text")
     trained = open_trained(flags.init, mesh, say)
     text = open_text(trained.config, flags.init)
     evaluate = make_evaluation(trained.model, text, trained.config, mesh)

@@ -26,7 +26,7 @@ def fill(init: str, texts: Sequence[str], top: int) -> None:
     trained = open_trained(init, mesh, say)
     rows = [encode(text, trained.tokenizer, trained.config.model.maximum_positions) for text in texts]
     for text, tokens in zip(texts, rows, strict=True):
-        show(text, tokens, fill_masks(trained, tokens), trained.tokenizer, top)
+        show(text, tokens, probabilities(trained, tokens), trained.tokenizer, top)
 
 
 def encode(text: str, tokenizer: Tokenizer, longest: int) -> Int32[np.ndarray, " T"]:
@@ -43,7 +43,7 @@ def encode(text: str, tokenizer: Tokenizer, longest: int) -> Int32[np.ndarray, "
     return np.array(ids, np.int32)
 
 
-def fill_masks(trained: Trained, tokens: Int32[np.ndarray, " T"]) -> Float[np.ndarray, "M V"]:
+def probabilities(trained: Trained, tokens: Int32[np.ndarray, " T"]) -> Float[np.ndarray, "M V"]:
     """The probability of every piece at every [MASK], in order."""
     # The next power of two: a handful of compiled programs serve texts of any length.
     length = min(max(16, 1 << (len(tokens) - 1).bit_length()), trained.config.model.maximum_positions)
@@ -64,15 +64,15 @@ def _logits(trained, row, segments):
 def show(
     text: str,
     tokens: Int32[np.ndarray, " T"],
-    probabilities: Float[np.ndarray, "M V"],
+    shares: Float[np.ndarray, "M V"],
     tokenizer: Tokenizer,
     top: int,
 ) -> None:
     """Prints the most probable pieces of each mask, and the text with the best put in."""
-    for number, row in enumerate(probabilities):
+    for number, row in enumerate(shares):
         best = np.argsort(-row, kind="stable")[:top]
-        name = "[MASK]" if len(probabilities) == 1 else f"[MASK] {number + 1}"
+        name = "[MASK]" if len(shares) == 1 else f"[MASK] {number + 1}"
         print_table(text, (name, "probability"), [(tokenizer.piece(i), f"{row[i]:.4f}") for i in best.tolist()])
     filled = tokens.copy()
-    filled[tokens == tokenizer.mask_id] = probabilities.argmax(axis=-1)
+    filled[tokens == tokenizer.mask_id] = shares.argmax(axis=-1)
     say(tokenizer.decode(filled[1:-1].tolist()))

@@ -76,7 +76,7 @@ def parse_record(text: str, number: int, head: Head, columns: Columns) -> dict[s
       UserError: it has not all columns that the model reads.
     """
     try:
-        record = json.loads(text) if text.lstrip().startswith("{") else None
+        record: Any = json.loads(text) if text.lstrip().startswith("{") else None
     except json.JSONDecodeError as error:
         raise UserError(f"text {number} is not the JSON object that it looks like: {error}") from None
     needed = [name for name in (columns.text, columns.second, *columns.choices) if name]

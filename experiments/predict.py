@@ -35,7 +35,7 @@ class Prediction:
 def main(arguments: list[str]) -> int:
     """Predicts and prints; returns the exit code."""
     flags = parse_flags(
-        Prediction, arguments, "Fills masks with a pretrained BERT, labels texts with a fine-tuned one."
+        Prediction, arguments, "Fills masks with a pretrained BERT, or labels texts with a fine-tuned one."
     )
     if is_fine_tuned(flags.init):
         place = flags.input or ("" if flags.texts or sys.stdin.isatty() else "-")

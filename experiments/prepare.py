@@ -25,7 +25,7 @@ from bert_jax.corpus_report import (
 )
 from bert_jax.diagnosis import corpus_findings
 from bert_jax.preparation import Preparation, check_preparation, prepare
-from bert_jax.tokenizer import load_tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.atomic_files import write_atomically
 from core_jax.config import require
 from core_jax.workdir import claim_workdir, filling, lock

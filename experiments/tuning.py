@@ -87,10 +87,16 @@ class Run:
         known = KNOWN_TASKS.get(self.config.labels.task)
         return known.metric if known else METRICS[self.model.head]
 
+    @functools.cached_property
+    def answer(self) -> Callable[..., Any]:
+        """Compiled once for all runs of a command."""
+        model: Any = self.model
+        return _answers(model)
+
     def ask(self, params: PyTree, examples: LabelledExamples) -> Answers | None:
         """What a model with these parameters says of examples; None where the run is asked to stop."""
         return collect_answers(
-            _answers(self.model),
+            self.answer,
             params,
             examples,
             self.material.mesh,
@@ -107,7 +113,7 @@ class Run:
 
 
 @functools.lru_cache(maxsize=8)
-def _answers(model):
+def _answers(model: Any) -> Any:
     return make_answers(model)
 
 
@@ -206,7 +212,8 @@ def _describe(run, params):
 
 def _loop(run: Run, state: State, stopwatch: Stopwatch, checkpoints: Checkpoints, scores: EpochScores) -> State:
     config, mesh = run.config, run.material.mesh
-    step = finetuning.tuning_step(run.model, run.optimizer, run.steps, config.labels.label_smoothing, mesh)
+    model: Any = run.model
+    step = finetuning.tuning_step(model, run.optimizer, run.steps, config.labels.label_smoothing, mesh)
     batches = labelled_batches(
         run.material.train.texts,
         mesh,

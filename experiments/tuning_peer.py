@@ -1,7 +1,7 @@
-"""The same fine-tuning with `transformers`, to compare:   python -m experiments.tuning_peer --task=NAME --init=hf:DIR ...
+"""The same fine-tuning with `transformers`, to compare:   python -m experiments.tuning_peer --init=hf:DIR --data=...
 
-Takes the flags of `experiments.finetune`. Records, pieces, batches, scores and the choice of the best epoch are those of
-our runs; model, initial head, dropout and optimizer are the peer's. It needs the `parity` extra.
+Takes the flags of `experiments.finetune`. Records, pieces, batches, scores and the choice of the best epoch are those
+of our runs; model, initial head, dropout and optimizer are the peer's. It needs the `parity` extra.
 """
 
 import json

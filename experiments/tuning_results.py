@@ -218,7 +218,7 @@ def has_failed(scores: Scores | None, blind: float | None) -> bool:
 
 
 def _deviation(values):
-    return statistics.stdev(values) if len(values) > 1 else None
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _mean_text(name, values):

@@ -1,6 +1,7 @@
 """Labelled examples of made-up words for every head, and a tokenizer for them."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def records(head: Head, count: int = 24, seed: int = 0) -> list[dict]:
     found = []
     for _ in range(count):
         text, second = words(1, 9), words(1, 4)
-        record = {"text": " ".join(text), "second": " ".join(second)}
+        record: dict[str, Any] = {"text": " ".join(text), "second": " ".join(second)}
         if head == "classification":
             record["label"] = CLASSES[int(random.integers(len(CLASSES)))]
         elif head == "regression":
@@ -57,9 +58,9 @@ def records(head: Head, count: int = 24, seed: int = 0) -> list[dict]:
         elif head == "token":
             record |= {"text": text, "label": [TAGS[int(random.integers(len(TAGS)))] for _ in text]}
         else:
-            context = " ".join(words(2, 30))
-            answer = str(random.choice(context.split()))
-            there = {"text": [answer], "answer_start": [context.index(answer)]}
+            parts = words(2, 30)
+            context, place = " ".join(parts), int(random.integers(len(parts)))
+            there = {"text": [parts[place]], "answer_start": [len(" ".join([*parts[:place], ""]))]}
             record |= {"text": context, "label": there if random.random() < 0.8 else {"text": [], "answer_start": []}}
         found.append(record)
     return found

@@ -11,7 +11,7 @@ import pytest
 from bert_jax.peer_config import to_peer_config
 from bert_jax.weights import ARCHITECTURES, read_hf, write_hf
 from core_jax.errors import UserError
-from experiments import convert, predict, pretrain, verification
+from experiments import convert, fill_masks, predict, pretrain, verification
 from tests.test_weights import CONFIG, TOKENIZER, assert_same, params_with_heads, write
 from tests.tiny_run import flags, write_text
 
@@ -144,11 +144,11 @@ def test_pretrained_here_fills_masks_there(trained, tmp_path):
     model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "there").eval()
     text = "w1 [MASK] w3 w17 [MASK]."
     inputs = tokenizer(text, return_tensors="pt")
-    tokens = predict.encode(text, run.tokenizer, run.config.model.maximum_positions)
+    tokens = fill_masks.encode(text, run.tokenizer, run.config.model.maximum_positions)
     np.testing.assert_array_equal(inputs["input_ids"][0].numpy(), tokens)
     with torch.inference_mode():
         logits = model(**inputs).logits[0][tokens == run.tokenizer.mask_id]
-    np.testing.assert_allclose(predict.fill_masks(run, tokens), logits.softmax(-1).numpy(), atol=1e-5)
+    np.testing.assert_allclose(fill_masks.probabilities(run, tokens), logits.softmax(-1).numpy(), atol=1e-5)
 
 
 def test_verify_notices_another_model(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from bert_jax.config import PRESETS
 from bert_jax.corpus_report import CorpusFigures, corpus_figures
 from bert_jax.diagnosis import corpus_findings, training_findings
 from bert_jax.preparation import Preparation, prepare
-from bert_jax.tokenizer import load_tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 
 LENGTHS = {"0.05": 48, "0.25": 86, "0.5": 121, "0.75": 162, "0.95": 234, "1": 568}
 FINE = CorpusFigures(

@@ -90,6 +90,7 @@ def test_packing_changes_neither_loss_nor_gradient(head):
 @pytest.mark.parametrize("mesh_text", MESHES[:3])
 def test_every_text_stands_in_one_place_of_one_batch(head, mesh_text):
     data, seen = examples(head).texts, []
+    texts: Any
     for texts, batch, _ in scoring_batches(data, mesh_of(mesh_text), batch_size=7, sequence_length=LENGTH):
         seen += texts[texts >= 0].tolist()
         for row, column in zip(*np.nonzero(texts >= 0), strict=True):

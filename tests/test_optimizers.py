@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -223,12 +224,12 @@ def test_layers_far_from_the_head_learn_slower(scan_layers):
     gradient = jax.tree.map(jnp.ones_like, params)
 
     def update(decay):
-        transformation = make_optimizer(dataclasses.replace(plain, layer_decay=decay), STEPS)
+        transformation: Any = make_optimizer(dataclasses.replace(plain, layer_decay=decay), STEPS)
         return transformation.update(gradient, transformation.init(params), params)[0]
 
     ratios = jax.tree.map(lambda slow, whole: slow / whole, update(0.5), update(1.0))
     for path, leaf in by_path(ratios).items():
-        wanted = np.float32(1)
+        wanted: Any = np.float32(1)
         if "/blocks/" in path:
             wanted = np.float32([0.25, 0.5]).reshape(2, *(1,) * (leaf.ndim - 1))
         elif "/block_" in path:
@@ -240,12 +241,13 @@ def test_layers_far_from_the_head_learn_slower(scan_layers):
 
 def test_what_is_frozen_neither_moves_nor_counts_in_the_norm():
     config = dataclasses.replace(DEVLIN, freeze="norm|token/", weight_decay=0.1, warmup_steps=0)
-    frozen = list(trajectory(make_optimizer(config, STEPS), parameters()))[-1]
+    frozen: Any = list(trajectory(make_optimizer(config, STEPS), parameters()))[-1]
     jax.tree.map(np.testing.assert_array_equal, frozen["norm"], parameters()["norm"])
     jax.tree.map(np.testing.assert_array_equal, frozen["token"], parameters()["token"])
     alone = make_optimizer(dataclasses.replace(config, freeze=""), STEPS)
-    params = {"dense": parameters()["dense"]}
+    params: Any = {"dense": parameters()["dense"]}
     state = alone.init(params)
+    gradient: Any
     for gradient in gradients(parameters()):
         updates, state = alone.update({"dense": gradient["dense"]}, state, params)
         params = optax.apply_updates(params, updates)

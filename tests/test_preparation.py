@@ -235,7 +235,7 @@ def test_a_damaged_shard_is_named_and_made_anew(text, prepared, tmp_path, monkey
 
 
 def test_tokenizers_are_sent_to_processes_whole(prepared):
-    from bert_jax.tokenizer import load_tokenizer
+    from bert_jax.tokenizer_files import load_tokenizer
 
     tokenizer = load_tokenizer(prepared / "tokenizer")
     texts = ["w1 [MASK] w2 [SEP]", "w50 unheard"]

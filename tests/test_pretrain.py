@@ -13,7 +13,7 @@ from core_jax.checkpoints import saved_steps
 from core_jax.peaks import PEAK_FLOPS
 from core_jax.sharding import parse_mesh
 from core_jax.workdir import read_config
-from experiments import evaluate, predict, pretrain
+from experiments import evaluate, fill_masks, predict, pretrain
 from tests.tiny_run import FLAGS, flags, write_text
 
 
@@ -110,8 +110,8 @@ def test_predict_gives_probabilities_for_every_mask(workdir, capsys):
     assert "[MASK] 2" in output
     trained = open_trained(str(workdir), parse_mesh("data:1"), report=pytest.fail)
     for length in (1, 30):  # padded to two different lengths
-        tokens = predict.encode("[MASK] " + "w1 " * length, trained.tokenizer, 40)
-        np.testing.assert_allclose(predict.fill_masks(trained, tokens).sum(axis=-1), 1, rtol=1e-5)
+        tokens = fill_masks.encode("[MASK] " + "w1 " * length, trained.tokenizer, 40)
+        np.testing.assert_allclose(fill_masks.probabilities(trained, tokens).sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_more_steps_go_on_and_another_mesh_too(text, tmp_path, capsys):

@@ -34,11 +34,12 @@ def test_classification_by_hand():
         "c": (0, 0, 0, 2),
         "never": (0,) * 4,
     }
-    scores = classification_scores(labels, predictions, len(names))
+    scores = classification_scores(labels, predictions, names)
     # Of Matthews' correlation for several classes: right answers 4 of 8; given 4, 4, 0; wanted 4, 2, 2.
     matthews = (4 * 8 - (16 + 8)) / np.sqrt((64 - 32) * (64 - 24))
     means = {"precision": 1 / 3, "recall": 1.25 / 3, "f1": (0.75 + 1 / 3) / 3}
-    assert scores == exactly({"accuracy": 0.5, "micro_f1": 0.5, "matthews": matthews} | means)
+    each = {f"f1/{name}": row[2] for name, row in found.items()}
+    assert scores == exactly({"accuracy": 0.5, "micro_f1": 0.5, "matthews": matthews} | means | each)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 11])
@@ -47,7 +48,8 @@ def test_classification_is_scikit_learns(classes, given):
     random = np.random.default_rng(classes)
     labels = random.integers(0, classes, 300)
     predictions = np.where(random.random(300) < 0.4, labels, random.integers(0, given or classes, 300))
-    scores = classification_scores(labels, predictions, classes)
+    names = [str(number) for number in range(classes)]
+    scores = classification_scores(labels, predictions, names)
     report = metrics.classification_report(labels, predictions, output_dict=True, zero_division=ZERO)
     assert isinstance(report, dict)
     macro = report["macro avg"]
@@ -56,19 +58,20 @@ def test_classification_is_scikit_learns(classes, given):
         [macro[name] for name in ("precision", "recall", "f1-score")]
     )
     assert scores["matthews"] == exactly(metrics.matthews_corrcoef(labels, predictions))
-    assert ("positive_f1" in scores) == (classes == 2)
+    assert ("f1/0" in scores) == (classes < 11)  # they are few
+    if classes < 11:
+        assert [scores[f"f1/{name}"] for name in names] == exactly([report[name]["f1-score"] for name in names])
     if classes == 2:
-        assert scores["positive_f1"] == exactly(report["1"]["f1-score"])
         assert scores["matthews"] == exactly(np.corrcoef(labels, predictions)[0, 1])
 
 
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("prediction", [0, 1])
 def test_one_class_only(label, prediction):
-    scores = classification_scores(np.full(5, label), np.full(5, prediction), 2)
+    scores = classification_scores(np.full(5, label), np.full(5, prediction), ["no", "yes"])
     right = float(label == prediction)
     assert scores["accuracy"] == scores["f1"] == scores["micro_f1"] == right
-    assert scores["positive_f1"] == float(label == prediction == 1)
+    assert scores["f1/yes"] == float(label == prediction == 1)
     assert scores["matthews"] == 0.0
     assert json.loads(json.dumps(scores)) == scores
 

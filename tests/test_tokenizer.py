@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from bert_jax.tokenizer import SPECIAL_PIECES, SentencePiece, WordPiece, load_tokenizer
+from bert_jax.tokenizer import SPECIAL_PIECES, SentencePiece, WordPiece
+from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
 from core_jax.errors import UserError
 
