@@ -145,7 +145,7 @@ def answers_by_example(examples: LabelledExamples, found: Sequence[np.ndarray], 
     ]
 
 
-def best_span(windows: Sequence[tuple[Float32[np.ndarray, "2 T"], Any]], context: str) -> Span:
+def best_span(windows: Sequence[tuple[Float32[np.ndarray, "2 _"], Any]], context: str) -> Span:
     """The most probable span over all windows of a context.
 
     Args:

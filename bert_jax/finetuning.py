@@ -16,6 +16,7 @@ from jaxtyping import Float32, PyTree
 from bert_jax.config import BertConfig
 from bert_jax.finetuning_config import BertFinetuning, LabelsConfig
 from bert_jax.known_tasks import KNOWN_TASKS
+from bert_jax.labelled_rows import shards
 from bert_jax.labelled_texts import Columns, LabelledExamples, Record, class_names, encode_examples
 from bert_jax.labelling import initial_label_params, labelling_loss
 from bert_jax.model import BertForLabels, Head
@@ -27,7 +28,7 @@ from core_jax.config import OptimizerConfig, from_json, require, to_json
 from core_jax.labelled_data import check_records, read_records
 from core_jax.labelled_data import class_names as known_class_names
 from core_jax.optimizers import make_optimizer
-from core_jax.sharding import tree_shardings, with_shardings
+from core_jax.sharding import check_mesh, tree_shardings, with_shardings
 from core_jax.train import State, compile_step, make_step
 from core_jax.workdir import read_config, write_atomically
 
@@ -208,6 +209,17 @@ def label_model(config: BertConfig, labels: LabelsConfig, classes: Sequence[str]
     return BertForLabels(config, head, OUTPUTS.get(head, len(classes)))
 
 
+def label_shapes(model: BertForLabels, mesh: Mesh) -> PyTree:
+    """The shapes of a model's parameters.
+
+    Raises:
+      UserError: the mesh does not divide them.
+    """
+    shapes = jax.eval_shape(initial_label_params(model), jax.random.key(0))
+    check_mesh(mesh, shapes, shards(mesh))  # rows are added until any mesh divides a batch
+    return shapes
+
+
 def open_label_model(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> LabelModel:
     """Reads what a fine-tuning run left: the parameters with the best score, else the newest.
 
@@ -221,7 +233,7 @@ def open_label_model(workdir: str, mesh: Mesh, report: Callable[[str], None]) ->
     tokenizer = load_tokenizer(folder / "tokenizer")
     classes = json.loads(parts[1].read_text())["classes"]
     model = label_model(from_json(BertConfig, parts[0].read_text()), config.labels, classes)
-    shapes = with_shardings(jax.eval_shape(initial_label_params(model), jax.random.key(0)), mesh)
+    shapes = with_shardings(label_shapes(model, mesh), mesh)
     best = os.path.join(workdir, "best")
     source = best if os.path.isdir(best) else os.path.join(workdir, "checkpoints")
     params = restore_params(source, shapes, identity=identity(tokenizer), report=report)

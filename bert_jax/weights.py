@@ -55,12 +55,14 @@ class Imported:
       tokenizer: its vocabulary.
       params: in our names and shapes, float32 on the host: `bert` without or with `pooler`, and the heads it has.
       labels: names of the classes of `classifier`, where they are known.
+      architecture: class of `transformers`, where the parameters alone do not tell it.
     """
 
     config: BertConfig
     tokenizer: Tokenizer
     params: dict[str, Any]
     labels: list[str] | None = None
+    architecture: str | None = None
 
 
 def read_hf(folder: str | os.PathLike) -> Imported:

@@ -6,10 +6,8 @@ command goes on where it stopped, and makes the table of what there is. It needs
 
 import dataclasses
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
@@ -17,7 +15,8 @@ import tyro
 from core_jax.config import require
 from core_jax.workdir import write_atomically
 from experiments import tuning_results
-from experiments.console import FAILED, format_value, parse_flags, run_command, say
+from experiments.console import FAILED, parse_flags, run_command, say
+from experiments.tuning_results import mean_text
 
 SIDES = {"ours": "experiments.finetune", "transformers": "experiments.tuning_peer"}
 
@@ -122,12 +121,6 @@ def table(workdir: str, seeds: int) -> str:
             cells = " | ".join(mean_text(score, values) for values in tests)
             lines.append(f"| {recipe.title} | {score.replace('_', ' ')} | {len(pairs)} | {cells} |")
     return "\n".join(lines) + "\n"
-
-
-def mean_text(name: str, values: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation."""
-    mean = format_value(name, statistics.fmean(values))
-    return mean if len(values) == 1 else f"{mean} ± {format_value(name, statistics.stdev(values))}"
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ import jax
 import tyro
 
 from bert_jax.config import PRESETS, BertPretraining
+from bert_jax.finetuning import open_label_model
 from bert_jax.model import BertForPretraining
 from bert_jax.preparation import save_tokenizer
 from bert_jax.pretraining import identity, is_foreign, open_trained
+from bert_jax.starting_points import is_fine_tuned
 from bert_jax.starting_weights import check_sizes, complete, read_foreign
 from bert_jax.tasks import initial_params
 from bert_jax.weights import Imported, architecture_of, check_free, nested_params, read_hf, write_folder, write_hf
@@ -28,6 +30,13 @@ from core_jax.workdir import save_config
 from experiments import verification
 from experiments.console import parse_flags, print_table, run_command, say
 
+LABEL_ARCHITECTURES = {  # of `transformers`, by what is labelled
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "token": "BertForTokenClassification",
+    "span": "BertForQuestionAnswering",
+    "choice": "BertForMultipleChoice",
+}
 DIFFERENT = 1  # exit code of a --verify that finds more than rounding
 
 
@@ -55,7 +64,7 @@ def main(arguments: list[str]) -> int:
         verification.import_peer()
     imported = read(flags.source)
     if flags.target.startswith("hf:"):
-        architecture = architecture_of(imported.params)
+        architecture = imported.architecture or architecture_of(imported.params)
         write_hf(path, imported.config, imported.tokenizer, imported.params, architecture, imported.labels)
         say(f"{flags.target} is a {architecture} of transformers")
     else:
@@ -72,7 +81,14 @@ def read(place: str) -> Imported:
     """
     if is_foreign(place):
         return read_foreign(place)
-    trained = open_trained(place, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
+    mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
+    if is_fine_tuned(place):
+        tuned = open_label_model(place, mesh, say)
+        config = dataclasses.replace(tuned.model.config, scan_layers=False)
+        head, labels = tuned.model.head, tuned.classes or None
+        labels = ["LABEL_0"] if head == "regression" else labels  # that many outputs there are
+        return Imported(config, tuned.tokenizer, nested_params(tuned.params), labels, LABEL_ARCHITECTURES[head])
+    trained = open_trained(place, mesh, say)
     config = dataclasses.replace(trained.model.config, scan_layers=False)
     return Imported(config, trained.tokenizer, nested_params(trained.params))
 

@@ -184,6 +184,7 @@ def train(run: Run) -> dict[str, float] | None:
 def starting_state(run: Run) -> tuple[Checkpoints, State]:
     """The newest checkpoint, or a state with a fresh head on the pretrained encoder."""
     material, transformation = run.material, make_optimizer(run.optimizer, run.steps)
+    finetuning.label_shapes(run.model, material.mesh)
     init = initial_label_params(run.model)
     marks = identity(material.start.tokenizer)
     checkpoints = Checkpoints(os.path.join(run.workdir, "checkpoints"), keep=1, identity=marks, report=say)

@@ -6,7 +6,7 @@ import os
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +145,7 @@ def show_scores(title: str, task: str, sets: dict[str, Any], blind: float | None
         (
             name.replace("_", " "),
             *(format_value(name, scores[name]) if name in scores else "" for scores in sets.values()),
-            *([_published_text(name, published)] if published else []),
+            *([published_text(name, published.get(name))] if published else []),
         )
         for name in (*SCORES, *(name for name in first if name.startswith("f1/")))
         if name in first
@@ -159,15 +159,15 @@ def show_scores(title: str, task: str, sets: dict[str, Any], blind: float | None
         say(f"published: {source}")
 
 
-def _published_text(name: str, published: Mapping[str, PublishedScore]) -> str:
-    if name not in published:
+def published_text(name: str, score: PublishedScore | None) -> str:
+    """A published score with its deviation, or nothing."""
+    if score is None:
         return ""
-    score = published[name]
     spread = "" if score.deviation is None else f" ± {format_value(name, score.deviation)}"
     return format_value(name, score.value) + spread
 
 
-def show_classes(by_class: dict[str, Sequence[float]]) -> None:
+def show_classes(by_class: dict[str, Any]) -> None:
     """Prints precision, recall and F1 of each class, where they are few."""
     if not by_class or len(by_class) > FEW_CLASSES:
         return
@@ -203,7 +203,7 @@ def compare(workdir: str, task: str, found: Sequence[tuple[str, Scores | None]],
         results[setting or "all seeds"] = {"failed": lost} | {
             name: {"mean": statistics.fmean(v), "std": _deviation(v), "runs": v} for name, v in values.items()
         }
-        cells = [_mean_text(name, values[name]) if values else "" for name in names]
+        cells = [mean_text(name, values[name]) if values else "" for name in names]
         rows.append((setting or "all seeds", *cells, f"{len(lost)} of {len(members)}"))
     print_table(f"{task}, {len(found)} runs: mean ± standard deviation", ("", *names, "failed"), rows)
     for name in (name for result in results.values() for name in result["failed"]):
@@ -221,6 +221,7 @@ def _deviation(values):
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _mean_text(name, values):
+def mean_text(name: str, values: Sequence[float]) -> str:
+    """Mean and, of several values, standard deviation."""
     mean = format_value(name, statistics.fmean(values))
     return f"{mean} ± {format_value(name, _deviation(values))}" if len(values) > 1 else mean

@@ -229,13 +229,13 @@ def test_layers_far_from_the_head_learn_slower(scan_layers):
 
     ratios = jax.tree.map(lambda slow, whole: slow / whole, update(0.5), update(1.0))
     for path, leaf in by_path(ratios).items():
-        wanted: Any = np.float32(1)
+        wanted = np.ones((), np.float32)
         if "/blocks/" in path:
-            wanted = np.float32([0.25, 0.5]).reshape(2, *(1,) * (leaf.ndim - 1))
+            wanted = np.array([0.25, 0.5], np.float32).reshape(2, *(1,) * (leaf.ndim - 1))
         elif "/block_" in path:
-            wanted = np.float32(0.5 if "/block_1/" in path else 0.25)
+            wanted = np.array(0.5 if "/block_1/" in path else 0.25)
         elif "embeddings/" in path:
-            wanted = np.float32(0.125)
+            wanted = np.array(0.125)
         np.testing.assert_allclose(leaf, np.broadcast_to(wanted, leaf.shape), rtol=1e-6, err_msg=path)
 
 
