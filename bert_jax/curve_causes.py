@@ -19,7 +19,7 @@ LIKELY = ("learning_rate", "warmup_steps", "schedule", "clip_norm", "optimizer",
 
 CHANCE = Finding(
     "it lies just outside",
-    "about one value in a thousand does so by chance",
+    "about one value in a hundred does so by chance",
     "Go on and look again, or type another --seed with another --workdir",
 )
 PRECISION = Finding(

@@ -36,7 +36,7 @@ class Measurement:
     output: str = str(FILE)  # where the curve goes
 
     def __post_init__(self):
-        require(self.seeds >= 2, f"--seeds={self.seeds}: a band needs 2 or more")
+        require(self.seeds >= 3, f"--seeds={self.seeds}: two runs or fewer tell nothing of their spread; use 5")
 
 
 def main(arguments: list[str]) -> int:
@@ -52,9 +52,8 @@ def main(arguments: list[str]) -> int:
     curve = measure(folders, shlex.join(["python", "-m", "experiments.reference_curve", *arguments]))
     write_atomically(flags.output, format_curve(curve))
     show(curve)
-    if len(folders) > 2:
-        share = outside_share([read_records(folder) for folder in folders])
-        say(f"of each run's values, held against the others' bands, {share:.2%} are outside")
+    share = outside_share([read_records(folder) for folder in folders])
+    say(f"of each run's values, held against the bands of the others, {share:.2%} are outside")
     say(f"written: {flags.output}")
     return 0
 
