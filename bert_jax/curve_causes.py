@@ -83,7 +83,7 @@ USUAL = {  # by what the values look like, the likeliest first
     "masked language modelling learns, but less than it should": (CONTEXT, OPTIMIZATION, PRECISION, LABELS),
     "masked language modelling is better than it can be": (LEAK, OVERLAP, BY_HEART),
     "training is as expected, held-out text is worse": (BY_HEART, SCORING),
-    "next sentence prediction is at chance": (PAIRS, POOLER, CONTEXT),
+    "next sentence prediction is no better than a fair coin": (PAIRS, POOLER, CONTEXT),
     "next sentence prediction learns, but less than it should": (PAIRS, OPTIMIZATION, PRECISION),
     "next sentence prediction is better than it can be": (EASY_PAIRS, OVERLAP, BY_HEART),
 }
@@ -111,8 +111,9 @@ def symptoms(judgements: Sequence[Judgement], curve: ReferenceCurve) -> list[str
     if any(one.is_better for one in mlm):
         found.append(TOO_GOOD)
     if any(one.is_worse for one in pairs):
-        chance = any(one.is_worse and one.name == "nsp_accuracy" and one.value < NEAR_CHANCE for one in pairs)
-        found.append(AT_CHANCE if chance else GAP if _only_held_out(pairs) else SLOW_PAIRS)
+        worse = {one.split for one in pairs if one.is_worse}
+        accuracies = [one.value for one in judgements if one.name == "nsp_accuracy" and one.split in worse]
+        found.append(AT_CHANCE if min(accuracies) < NEAR_CHANCE else GAP if _only_held_out(pairs) else SLOW_PAIRS)
     if any(one.is_better for one in pairs):
         found.append(TOO_GOOD_PAIRS)
     return list(dict.fromkeys(found))
@@ -154,11 +155,12 @@ def found_causes(
       versions: of the libraries here.
       findings: of `bert_jax.diagnosis`, about text and settings.
     """
+    known = {name: finding for name in recipe for finding in findings if finding.found.startswith(f"--{name}=")}
     order = sorted(recipe, key=lambda name: LIKELY.index(name) if name in LIKELY else len(LIKELY))
     settings = [
         Finding(
-            f"--{name}={recipe[name][0]}",
-            f"the reference has {recipe[name][1]}",
+            f"--{name}={recipe[name][0]}, where the reference has {recipe[name][1]}",
+            known[name].reason if name in known else "another recipe takes another course",
             f"Type --{name}={recipe[name][1]} with another --workdir",
         )
         for name in order
@@ -179,4 +181,5 @@ def found_causes(
         "Install the reference's",
     )
     text = [other_text] if vocabulary not in (None, curve.vocabulary) else []
-    return [*settings, *text, *findings, *([other_versions] if changed else [])]
+    others = [finding for finding in findings if finding not in known.values()]
+    return [*settings, *text, *others, *([other_versions] if changed else [])]

@@ -14,6 +14,7 @@ import pytest
 from bert_jax import curve_causes, reference_curve
 from bert_jax.config import PRESETS
 from bert_jax.curve_bands import make_points, outside_share
+from bert_jax.diagnosis import Finding
 from bert_jax.reference_curve import VALUES, Band, ReferenceCurve, judge
 from core_jax.errors import UserError
 from core_jax.workdir import read_records
@@ -189,6 +190,7 @@ CHANCE = {"nsp_loss": 0.69, "nsp_accuracy": 0.5}
         ({"loss": 6.52}, {}, [curve_causes.SLOW], curve_causes.CHANCE),
         ({}, SLOW, [curve_causes.GAP], curve_causes.BY_HEART),
         (LEAK, LEAK, [curve_causes.TOO_GOOD], curve_causes.LEAK),
+        ({"nsp_loss": 1.1, "nsp_accuracy": 0.54}, {}, [curve_causes.AT_CHANCE], curve_causes.PAIRS),
         (CHANCE, CHANCE, [curve_causes.AT_CHANCE], curve_causes.PAIRS),
         ({"nsp_accuracy": 0.6}, {"nsp_accuracy": 0.6}, [curve_causes.SLOW_PAIRS], curve_causes.PAIRS),
         ({"nsp_accuracy": 0.99}, {}, [curve_causes.TOO_GOOD_PAIRS], curve_causes.EASY_PAIRS),
@@ -204,7 +206,8 @@ def test_what_is_outside_is_named_with_its_likeliest_cause(training, held_out, f
 
 def test_what_was_found_in_the_run_comes_in_order_of_likelihood():
     recipe = {"beta2": (0.999, 0.98), "warmup_steps": (0, 130), "learning_rate": (0.02, 0.0025)}
-    causes = curve_causes.found_causes(recipe, CURVE, "another hash", {"jax": "0.11"}, [curve_causes.CHANCE])
+    high = Finding("--learning_rate=0.02 is very high", "the loss stays", "Type less")
+    causes = curve_causes.found_causes(recipe, CURVE, "another hash", {"jax": "0.11"}, [curve_causes.CHANCE, high])
     starts = [
         "--learning_rate=0.02",
         "--warmup_steps=0",
@@ -214,6 +217,7 @@ def test_what_was_found_in_the_run_comes_in_order_of_likelihood():
         "other versions",
     ]
     assert all(cause.found.startswith(start) for cause, start in zip(causes, starts, strict=True))
+    assert causes[0].reason == high.reason
     assert "--learning_rate=0.0025" in causes[0].advice
     assert curve_causes.found_causes({}, CURVE, CURVE.vocabulary, CURVE.versions, []) == []
 
