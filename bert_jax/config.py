@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from core_jax.config import OptimizerConfig, TrainingConfig, TransformerConfig, require
+from core_jax.config import ELASTIC, OptimizerConfig, TrainingConfig, TransformerConfig, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,8 @@ class BertPretraining:
     # start from the parameters and vocabulary of a finished run (its work folder), of a BERT that transformers saved
     # (hf:DIR) or of an original one (tf:PREFIX); the sizes are then those of the latter two
     init: str = ""
+    # train nothing: hold the run in --workdir, finished or under way, against the known course of the default run
+    check_curve: bool = dataclasses.field(default=False, metadata=ELASTIC)
     model: BertConfig
     text: TextConfig
     optimizer: OptimizerConfig

@@ -167,6 +167,18 @@ def save_config(workdir: epath.PathLike, config: Any) -> None:
         write_atomically(epath.Path(workdir) / "config.json", to_json(config) + "\n")
 
 
+def read_records(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, oldest first, also of a run under way; none where there is no such file."""
+    return [json.loads(line) for line in _whole_lines(epath.Path(workdir) / "metrics.jsonl")]
+
+
+def _whole_lines(path: epath.Path) -> list[str]:
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [line for line in lines[:-1] if line]  # what follows the last line end was cut off by a kill
+
+
 class Recorder:
     """metrics.jsonl and TensorBoard, written by the first process."""
 
@@ -181,18 +193,12 @@ class Recorder:
         if not self._active:
             return
         self._path = epath.Path(workdir) / "metrics.jsonl"
-        self._lines = [line for line in self._read() if json.loads(line)["step"] <= first_step]
+        self._lines = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= first_step]
         self._rewrite()
         # A name of its own: two starts within a second would otherwise write to the same file.
         self._board = SummaryWriter(
             os.path.join(workdir, "tensorboard"), purge_step=first_step + 1, filename_suffix=f".{uuid.uuid4().hex}"
         )
-
-    def _read(self):
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text().split("\n")
-        return [line for line in lines[:-1] if line]  # what follows the last line end was cut off by a kill
 
     def _rewrite(self):
         write_atomically(self._path, "".join(f"{line}\n" for line in self._lines))

@@ -41,7 +41,7 @@ from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
 from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling, lock
-from experiments import planning, results
+from experiments import curve_check, planning, results
 from experiments.console import StepProgress, StopRequest, parse_preset, report, run_command, say
 
 SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second", "mfu")
@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
     config = parse_preset(arguments, PRESETS, "bert-tiny", "Pretrains BERT on text, and goes on where it stopped.")
     workdir = config.training.workdir or os.path.join("runs", config.preset)
+    if config.check_curve:
+        return curve_check.run(workdir)
     if config.training.plan:
         return planning.run(adopt_architecture(config, say), workdir)
     distributed.initialise(config.training.silence_seconds, report)

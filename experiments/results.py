@@ -85,11 +85,16 @@ def save(
             "peak_memory_bytes": peak_memory_bytes(),
             "devices": jax.device_count(),
             "device": jax.devices()[0].device_kind,
-            "versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in LIBRARIES},
+            "versions": installed_versions(),
             "command": shlex.join(["python", "-m", "experiments.pretrain", *sys.argv[1:]]),
         }
     )
     write_atomically(epath.Path(workdir) / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def installed_versions() -> dict[str, str]:
+    """Of Python and of the libraries that a result may depend on."""
+    return {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in LIBRARIES}
 
 
 def peak_memory_bytes() -> int:
