@@ -26,7 +26,7 @@ from experiments.benchmark.ours import count_useful
 from experiments.benchmark.pairs import Pair, load_pairs
 from experiments.benchmark.workplace import Workplace
 
-TEXTS = 128  # that are embedded together: the default of experiments.embed
+TEXTS = 16  # that are embedded together, as by `experiments.embed --batch_size=16`: what they need stays in the cache
 
 
 def tuning_rows(batches: Sequence[Sequence[Pair]], work: Workplace) -> list[dict[str, Any]]:
