@@ -18,8 +18,15 @@ from bert_jax.labelled_rows import LabelledTexts, on_devices, shards, unlabelled
 from bert_jax.labelled_texts import join_pair
 from bert_jax.model import Bert
 from bert_jax.tokenizer import Tokenizer
+from core_jax.transformer import compute_dtype
 
 Pooling = Literal["mean", "cls", "max"]
+
+
+def encoder_params(params: PyTree, config: BertConfig) -> PyTree:
+    """Those of `Bert` that an embedder reads, kernels and tables in the type of computation: no batch converts them."""
+    encoder = {name: value for name, value in params.items() if name != "pooler"}
+    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype(config)) if leaf.ndim > 1 else leaf, encoder)
 
 
 def make_embedder(

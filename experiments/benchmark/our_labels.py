@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.embedding import make_embedder, unlabelled_texts
+from bert_jax.embedding import encoder_params, make_embedder, unlabelled_texts
 from bert_jax.finetuning import tuning_step
 from bert_jax.labelled_rows import LabelledTexts, pack_texts, unlabelled_batches
 from bert_jax.labelling import labelling_loss
@@ -69,7 +69,7 @@ class OurLabels:
         batches = load_pairs(work.pairs_file)
         if work.task == "embedding":
             rows = embedding_rows([pair for batch in batches for pair in batch], work)
-            encoder = {name: value for name, value in params["bert"].items() if name != "pooler"}
+            encoder = encoder_params(params["bert"], model.config)
             return cls(work, model, rows, encoder, make_embedder(model.config, "mean", normalize=False))
         optimizer, steps = config.optimizer, config.training.steps
         moments = make_optimizer(optimizer, steps).init(params)

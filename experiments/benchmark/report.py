@@ -22,7 +22,7 @@ class Cell:
     task: Task
     sequence_length: int
     checks: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # by mode: what must agree
-    warm_ups: dict[str, float] = dataclasses.field(default_factory=dict)  # by mode: seconds, compilation with them
+    warm_ups: dict[str, float] = dataclasses.field(default_factory=dict)  # by mode: seconds, with compilation and check
     rates: dict[Entry, list[float]] = dataclasses.field(default_factory=dict)  # useful tokens a second, by round
     peak_bytes: dict[str, int] = dataclasses.field(default_factory=dict)  # by mode
 
@@ -93,7 +93,7 @@ def verdict(cell: Cell) -> str:
     ratio = statistics.median(cell.ratios(peers[0]))
     memory = cell.peak_bytes[ours[0]] / cell.peak_bytes[peers[0][0]]
     seconds = cell.warm_ups.get(ours[0])
-    warm_up = "" if seconds is None else f"; ours compiles and warms up in {seconds:.0f} s"
+    warm_up = "" if seconds is None else f"; ours compiles, checks and warms up in {seconds:.0f} s"
     return (
         f"{name}: {ratio:.2f} times the peer's best ({', '.join(peers[0])}), goal {GOALS[cell.task]}; "
         f"{memory:.2f} times its peak memory{warm_up}"

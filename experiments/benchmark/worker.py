@@ -45,7 +45,7 @@ class Measurement:
 
     def prepare(self) -> dict[str, Any]:
         """Checks and warms up; gives what the other side must agree with."""
-        found, start = self._side.check(), time.perf_counter()
+        start, found = time.perf_counter(), self._side.check()
         for batch in self._side.warm_ups():  # compilers and allocators settle
             self._side.run(batch)
         return {"check": found, "warm_up_seconds": time.perf_counter() - start}
