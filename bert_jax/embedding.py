@@ -11,15 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, PyTree
+from jaxtyping import Array, Float, Float32, Int32, PyTree
 
 from bert_jax.config import BertConfig
-from bert_jax.labelled_rows import LabelledTexts, scoring_batches
+from bert_jax.labelled_rows import LabelledTexts, on_devices, shards, unlabelled_batches
 from bert_jax.labelled_texts import join_pair
 from bert_jax.model import Bert
 from bert_jax.tokenizer import Tokenizer
+from core_jax.transformer import compute_dtype
 
 Pooling = Literal["mean", "cls", "max"]
+
+
+def encoder_params(params: PyTree, config: BertConfig) -> PyTree:
+    """Those of `Bert` that an embedder reads, kernels and tables in the type of computation: no batch converts them."""
+    encoder = {name: value for name, value in params.items() if name != "pooler"}
+    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype(config)) if leaf.ndim > 1 else leaf, encoder)
 
 
 def make_embedder(
@@ -58,6 +65,13 @@ def make_embedder(
     return embed
 
 
+def unlabelled_texts(tokens: Sequence[Int32[np.ndarray, " _"]], pad_id: int) -> LabelledTexts:
+    """Texts as ids, special ones included, to be packed."""
+    lengths, numbers = np.array([len(ids) for ids in tokens], np.int32), np.arange(len(tokens), dtype=np.int32)
+    nothing = np.zeros(len(tokens), np.float32)
+    return LabelledTexts("classification", tokens, lengths, numbers, [0] * len(tokens), nothing, 1, pad_id)
+
+
 def embed_texts(
     embed: Callable[[PyTree, dict[str, Any]], Float[Array, "B S D"]],
     params: PyTree,
@@ -76,21 +90,19 @@ def embed_texts(
       texts: any number; what is longer than the rows is cut off.
       tokenizer: of the model.
       mesh: where it is computed.
-      batch_size: texts of a batch; texts of about one length share one.
+      batch_size: texts of a batch, on average.
       sequence_length: tokens of a text at most, special ones included.
     """
     tokens = [join_pair(tokenizer, ids, None, sequence_length)[0] for ids in tokenizer.encode(texts)]
-    lengths = np.array([len(ids) for ids in tokens], np.int32)
-    numbers, nothing = np.arange(len(texts), dtype=np.int32), np.zeros(len(texts), np.float32)
-    data = LabelledTexts("classification", tokens, lengths, numbers, [0] * len(texts), nothing, 1, tokenizer.pad_id)
+    size = {"batch_size": batch_size, "sequence_length": sequence_length}
+    batches = unlabelled_batches(unlabelled_texts(tokens, tokenizer.pad_id), **size, multiple=shards(mesh))
     parts: list[tuple[np.ndarray, np.ndarray]] = []  # places and vectors
-    batches = scoring_batches(data, mesh, batch_size=batch_size, sequence_length=sequence_length)
     with jax.set_mesh(mesh):
         waiting: Any = None  # the devices compute a batch while the next is made
-        for places, _, batch in itertools.chain(batches, [(None, None, None)]):
+        for batch in itertools.chain(batches, [None]):
             if waiting is not None:
                 there, vectors = waiting[0] >= 0, np.asarray(waiting[1])
                 parts.append((waiting[0][there], vectors[there]))
-            waiting = None if batch is None else (places, embed(params, batch))
+            waiting = None if batch is None else (batch["texts"], embed(params, on_devices(batch, mesh)))
     order = np.argsort(np.concatenate([places for places, _ in parts]))
     return np.concatenate([vectors for _, vectors in parts])[order]

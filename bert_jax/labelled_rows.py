@@ -95,12 +95,29 @@ def pack_texts(
     capacity = row_capacity(int(lengths.max()), sequence_length)
     room = max(1, capacity // SHORTEST)
     plan = plan_rows(lengths, capacity, room, rng=generator(seed, 0, 0))
-    rows = rounded_rows(len(plan), multiple)
+    texts = [members[plan.members(row)] for row in range(len(plan))]
+    batch = lay_texts(data, texts, capacity, rounded_rows(len(plan), multiple))
+    return batch | _labels(data, batch, drawn, multiple)
+
+
+def lay_texts(
+    data: LabelledTexts, texts_of_rows: Sequence[Int[np.ndarray, " _"]], capacity: int, rows: int
+) -> dict[str, Any]:
+    """The rows of a batch without their labels.
+
+    Args:
+      data: all texts.
+      texts_of_rows: which texts stand in each row, together not longer than it.
+      capacity: positions of a row, T.
+      rows: how many there are to be; those beyond the given ones are padding.
+    Returns:
+      As `pack_texts`.
+    """
+    room = max(1, capacity // SHORTEST)
     batch: dict[str, Any] = {name: np.zeros((rows, capacity), np.int32) for name in ("segments", "types", "positions")}
     batch["tokens"] = np.full((rows, capacity), data.pad_id, np.int32)
     batch["cls_positions"], batch["texts"] = np.zeros((rows, room), np.int32), np.full((rows, room), -1, np.int32)
-    for row in range(len(plan)):
-        texts = members[plan.members(row)]
+    for row, texts in enumerate(texts_of_rows):
         ids = [data.tokens[text] for text in texts]
         segments, positions, starts = lay_out([len(part) for part in ids], capacity)
         batch["segments"][row], batch["positions"][row] = segments, positions
@@ -109,7 +126,7 @@ def pack_texts(
         batch["tokens"][row, : len(flat)] = flat
         firsts = np.repeat(data.first[texts], [len(part) for part in ids])
         batch["types"][row, : len(flat)] = positions[: len(flat)] >= firsts
-    return batch | _labels(data, batch, drawn, multiple)
+    return batch
 
 
 def _labels(data: LabelledTexts, batch: dict[str, Any], drawn: Int[np.ndarray, " G"], multiple: int) -> dict[str, Any]:
@@ -185,6 +202,30 @@ def labelled_batches(
     batches = grain.MapDataset.range(first_step, last_step).map(draw)
     for batch in batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)):
         yield on_devices(batch, mesh)
+
+
+def unlabelled_batches(
+    data: LabelledTexts, *, batch_size: int, sequence_length: int, multiple: int
+) -> Iterator[dict[str, Any]]:
+    """Every text once, in rows that hold as many as fit; all batches are of one shape.
+
+    Rows of texts of one length together would hold less: two texts of 70 do not fit into 128 positions.
+
+    Args:
+      data: all texts; labels do not count.
+      batch_size: texts of a batch, on average.
+      sequence_length: positions of a row at most.
+      multiple: of the rows of a batch.
+    Yields:
+      What `pack_texts` returns, without labels.
+    """
+    lengths = np.array([len(ids) for ids in data.tokens])
+    capacity = row_capacity(int(lengths.max()), sequence_length)
+    plan = plan_rows(lengths, capacity, max(1, capacity // SHORTEST), rng=generator(0, 0, 0))
+    rows = rounded_rows(-(-len(plan) * min(batch_size, len(lengths)) // len(lengths)), multiple)
+    for start in range(0, len(plan), rows):
+        numbers = range(start, min(start + rows, len(plan)))
+        yield lay_texts(data, [plan.members(row) for row in numbers], capacity, rows)
 
 
 def scoring_batches(

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from rich import progress
 
-from bert_jax.embedding import embed_texts, make_embedder
+from bert_jax.embedding import embed_texts, encoder_params, make_embedder
 from bert_jax.starting_points import open_starting_point
 from core_jax.config import require, to_json
 from core_jax.errors import UserError
@@ -107,9 +107,9 @@ def write_parts(flags: Embedding, parts: str, source: dict) -> Iterator[int]:
         f"--sequence_length={flags.sequence_length} is longer than the position table of {flags.init}: "
         f"use {longest} or less",
     )
-    encoder = {name: value for name, value in start.params["bert"].items() if name != "pooler"}
-    params = jax.device_put(encoder, tree_shardings(encoder, mesh))
     config = dataclasses.replace(start.config, dtype=flags.dtype)
+    encoder = encoder_params(start.params["bert"], config)
+    params = jax.device_put(encoder, tree_shardings(encoder, mesh))
     embed = make_embedder(config, flags.pooling, normalize=flags.normalize)
     documents, done = iter(read_documents(flags.data, **source)), 0
     columns = (progress.TextColumn("{task.completed:,.0f} texts"), progress.TextColumn("{task.fields[rate]}"))

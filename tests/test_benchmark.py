@@ -4,16 +4,20 @@ import dataclasses
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 
 from core_jax.errors import UserError
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import report
+from experiments.benchmark.labelled_material import LabelledSource, make_labelled_material
 from experiments.benchmark.material import make_material
-from experiments.benchmark.modes import MODES, Task, parse_modes
-from experiments.benchmark.ours import Ours, count_useful, load_rows
+from experiments.benchmark.modes import LABELLED, MODES, TASKS, Task, parse_modes
+from experiments.benchmark.our_labels import embedding_rows, tuning_rows
+from experiments.benchmark.ours import count_useful, load_rows
 from experiments.benchmark.pairs import IGNORED, group_by_length, load_pairs, pad_to_longest, useful_tokens
 from experiments.benchmark.turns import WorkerError, started
+from experiments.benchmark.worker import open_side
 from experiments.benchmark.workplace import Workplace
 from tests.tiny_run import write_text
 
@@ -30,6 +34,20 @@ def folder(tmp_path_factory):
 
 def workplace(folder, task: Task = "training"):
     return Workplace(folder, task, LENGTH)
+
+
+@pytest.fixture(scope="module")
+def labelled_folder(tmp_path_factory):
+    place, random = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    sentences = [" ".join(f"W{n}" for n in random.integers(0, 60, size)) for size in random.integers(1, 20, 200)]
+    lines = [
+        {"text": f"{first}. {second}.", "label": f"c{len(first) % 3}"}
+        for first, second in zip(sentences[::2], sentences[1::2], strict=True)
+    ]
+    (place / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    source = LabelledSource("bert-tiny", "", f"jsonl:{place / 'texts.jsonl'}", texts=80)
+    make_labelled_material(str(place), str(place / "text"), source, LABELLED, [LENGTH], lambda _: None)
+    return str(place)
 
 
 class StillWorkplace(Workplace):
@@ -122,8 +140,37 @@ def test_modes_are_chosen_by_name():
             parse_modes(wrong, "transformers")
 
 
+def test_labelled_batches_hold_the_examples_that_the_peer_gets(labelled_folder):
+    work = workplace(labelled_folder, "finetuning")
+    batches = load_pairs(work.pairs_file)
+    assert len(batches) == 3
+    for packed, batch in zip(tuning_rows(batches, work), batches, strict=True):
+        there = packed["weights"]["label"] > 0
+        assert sorted(packed["labels"][there].tolist()) == sorted(pair.label for pair in batch)
+        assert count_useful(packed) == useful_tokens(batch)
+
+
+def test_texts_to_embed_stand_in_full_rows_of_one_shape(labelled_folder):
+    work = workplace(labelled_folder, "embedding")
+    texts = [pair for batch in load_pairs(work.pairs_file) for pair in batch]
+    rows = embedding_rows(texts, work)
+    assert len(texts) == 80
+    assert sorted(np.concatenate([batch["texts"][batch["texts"] >= 0] for batch in rows]).tolist()) == list(range(80))
+    assert sum(count_useful(batch) for batch in rows) == useful_tokens(texts)
+    assert len({batch["tokens"].shape for batch in rows}) == 1
+
+
 @pytest.mark.parametrize(
-    "flag", ["--preset=bert-bas", "--rounds=0", "--peer=nobody", "--sequence_lengths=x", "--tasks=a"]
+    "flag",
+    [
+        "--texts=0",
+        "--init=hf:x",
+        "--preset=bert-bas",
+        "--rounds=0",
+        "--peer=nobody",
+        "--sequence_lengths=x",
+        "--tasks=a",
+    ],
 )
 def test_wrong_flags_are_refused(flag, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -168,26 +215,25 @@ def test_ours_alone_end_to_end(tmp_path):
     assert cell["peak_bytes"]["ours-float32"] > 10**8
 
 
-@pytest.mark.parametrize("task", ["training", "inference"])
-def test_with_equal_weights_both_sides_compute_the_same(folder, task):
+@pytest.mark.parametrize("task", TASKS)
+def test_with_equal_weights_both_sides_compute_the_same(folder, labelled_folder, task):
     pytest.importorskip("transformers")
-    from experiments.benchmark.peer import Peer
 
-    work = workplace(folder, task)
-    reference = Peer.open(MODES["eager-float32"], work).check()
+    work = workplace(labelled_folder if task in LABELLED else folder, task)
+    reference = open_side(MODES["eager-float32"], work).check()
     for name in ("ours-float32", "ours-bfloat16"):
-        found = Ours.open(MODES[name], work).check()
+        found = open_side(MODES[name], work).check()
         assert report.relative_difference(found, reference) <= report.TOLERANCES[MODES[name].dtype]
     assert report.relative_difference([1.001 * value for value in reference], reference) > report.TOLERANCES["float32"]
 
 
 @pytest.mark.slow
-def test_a_step_of_either_side_changes_the_loss_alike(folder):
+@pytest.mark.parametrize("task", ["training", "finetuning"])
+def test_a_step_of_either_side_changes_the_loss_alike(folder, labelled_folder, task: Task):
     pytest.importorskip("transformers")
-    from experiments.benchmark.peer import Peer
 
-    work = StillWorkplace(folder, "training", LENGTH)
-    side, peer = Ours.open(MODES["ours-float32"], work), Peer.open(MODES["eager-float32"], work)
+    work = StillWorkplace(labelled_folder if task in LABELLED else folder, task, LENGTH)
+    side, peer = open_side(MODES["ours-float32"], work), open_side(MODES["eager-float32"], work)
     before = [*side.check(), *peer.check()]
     side.run(side.rows[0])
     peer.run(load_pairs(work.pairs_file)[0])

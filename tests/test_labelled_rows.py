@@ -14,6 +14,7 @@ from bert_jax.labelled_rows import (
     rounded_rows,
     row_capacity,
     scoring_batches,
+    unlabelled_batches,
 )
 from bert_jax.labelling import initial_label_params, labelling_loss
 from core_jax.data import Order
@@ -99,6 +100,20 @@ def test_every_text_stands_in_one_place_of_one_batch(head, mesh_text):
             np.testing.assert_array_equal(batch["positions"][row][own], np.arange(own.sum()))
             assert batch["types"][row][own].sum() == own.sum() - data.first[texts[row, column]]
     assert sorted(seen) == list(range(len(data.tokens)))
+
+
+def test_without_labels_every_text_stands_in_full_rows_of_one_shape():
+    data = examples("classification").texts
+    batches = list(unlabelled_batches(data, batch_size=7, sequence_length=LENGTH, multiple=2))
+    places = [batch["texts"][batch["texts"] >= 0] for batch in batches]
+    assert sorted(np.concatenate(places).tolist()) == list(range(len(data.tokens)))
+    assert len(batches) > 1
+    assert len({batch["tokens"].shape for batch in batches}) == 1
+    assert len(batches[0]["tokens"]) % 2 == 0
+    for batch in batches:
+        for row, column in zip(*np.nonzero(batch["texts"] >= 0), strict=True):
+            own = batch["segments"][row] == column + 1
+            np.testing.assert_array_equal(batch["tokens"][row][own], data.tokens[batch["texts"][row, column]])
 
 
 def test_a_step_learns_from_the_examples_that_its_number_names():

@@ -22,8 +22,9 @@ from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.workdir import write_atomically
 from experiments.benchmark import report
+from experiments.benchmark.labelled_material import LabelledSource, make_labelled_material
 from experiments.benchmark.material import make_material
-from experiments.benchmark.modes import TASKS, Mode, Task, parse_modes
+from experiments.benchmark.modes import LABELLED, TASKS, Mode, Task, parse_modes
 from experiments.benchmark.turns import WorkerError, measure
 from experiments.benchmark.workplace import Workplace
 from experiments.console import FAILED, parse_flags, print_table, run_command, say
@@ -40,12 +41,14 @@ class Benchmark:
     sequence_lengths: str = "128,512"  # tokens of our rows, and the most of a pair
     rounds: int = 3  # turns of every mode; medians and ranges are over them
     batch_size: int = 1024  # positions of our rows in a step; the peer's batch is the very pairs that stand in them
-    tasks: str = "training,inference"  # what is measured
+    tasks: str = "training,inference"  # what is measured: these, finetuning and embedding
+    init: str = ""  # hf:DIR: weights and vocabulary for finetuning and embedding; by default random ones of the preset
+    texts: int = 10_000  # to embed at most; each round computes a part of them
     # engine and type, with commas: ours-bfloat16, ours-float32, eager-float32, eager-bfloat16, compile-float32,
     # compile-bfloat16; by default all, which for bert-base needs some 20 GB of memory
     modes: str = ""
     peer: str = "transformers"  # "none" measures ours alone
-    data: str = "sample"  # text, as for pretraining
+    data: str = "sample"  # text, as for pretraining; for finetuning and embedding with labels: as for these
     text_folder: str = "runs/benchmark"  # keeps vocabulary and tokenised text of each preset
     output: str = ""  # file for all figures, as JSON
 
@@ -60,7 +63,13 @@ class Benchmark:
         )
         require(
             set(self.tasks.split(",")) <= set(TASKS),
-            f"--tasks={self.tasks}: expected one or both of {', '.join(TASKS)}, with a comma between",
+            f"--tasks={self.tasks}: expected some of {', '.join(TASKS)}, with a comma between",
+        )
+        require(self.texts > 0, f"--texts={self.texts}: expected 1 or more")
+        foreign = self.init.startswith("hf:") and set(self.tasks.split(",")) <= set(LABELLED)
+        require(
+            foreign or not self.init,
+            f"--init={self.init}: expected hf:DIR, together with --tasks={','.join(LABELLED)}",
         )
 
     @property
@@ -84,7 +93,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
         text_folder = os.path.join(flags.text_folder, flags.preset)
         os.makedirs(text_folder, exist_ok=True)
-        make_material(folder, text_folder, flags.preset, flags.data, flags.lengths, flags.batch_size, say)
+        prepare(flags, folder, text_folder)
         for task in flags.chosen_tasks():
             for length in flags.lengths:
                 cell = measure_cell(modes, Workplace(folder, task, length), flags.rounds)
@@ -97,6 +106,16 @@ def main(arguments: list[str]) -> int:
     if flags.output:
         write_atomically(flags.output, json.dumps(figures(cells), indent=2) + "\n")
     return 0
+
+
+def prepare(flags: Benchmark, folder: str, text_folder: str) -> None:
+    """Writes what the processes read."""
+    labelled: list[Task] = [task for task in flags.chosen_tasks() if task in LABELLED]
+    if labelled:
+        source = LabelledSource(flags.preset, flags.init, flags.data, flags.texts)
+        make_labelled_material(folder, text_folder, source, labelled, flags.lengths, say)
+    if len(labelled) < len(flags.chosen_tasks()):
+        make_material(folder, text_folder, flags.preset, flags.data, flags.lengths, flags.batch_size, say)
 
 
 def measure_cell(modes: list[Mode], work: Workplace, rounds: int) -> report.Cell | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from bert_jax.config import PRESETS, BertPretraining
 from bert_jax.packed_pairs import PackedPairs
@@ -64,12 +65,16 @@ def make_material(
         _save_batches(work, text, max(positions // length, 1))
         if not number:
             params = jax.jit(initial_params(model))(jax.random.key(0))
-            random = np.random.default_rng(0)
-            noisy = {
-                name: np.asarray(leaf) + NOISE * random.standard_normal(leaf.shape, np.float32)
-                for name, leaf in by_path(params).items()
-            }
-            np.savez(work.weights_file, allow_pickle=False, **noisy)
+            np.savez(work.weights_file, allow_pickle=False, **noisy(params))
+
+
+def noisy(params: PyTree) -> dict[str, np.ndarray]:
+    """Fresh parameters by path, with noise on each."""
+    random = np.random.default_rng(0)
+    return {
+        name: np.asarray(leaf) + NOISE * random.standard_normal(leaf.shape, np.float32)
+        for name, leaf in by_path(params).items()
+    }
 
 
 def _save_batches(work: Workplace, text: Text, rows: int) -> None:

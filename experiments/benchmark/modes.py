@@ -5,8 +5,9 @@ from typing import Literal
 
 from core_jax.errors import UserError
 
-Task = Literal["training", "inference"]
-TASKS: tuple[Task, Task] = ("training", "inference")
+Task = Literal["training", "inference", "finetuning", "embedding"]
+TASKS: tuple[Task, ...] = ("training", "inference", "finetuning", "embedding")
+LABELLED: tuple[Task, ...] = ("finetuning", "embedding")  # which read whole texts, not pairs with hidden words
 OURS = "ours"
 
 

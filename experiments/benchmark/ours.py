@@ -65,6 +65,10 @@ class Ours:
         loss = jax.jit(pretraining_loss(self.model, train=False))
         return [float(loss(self.state.params, batch, jax.random.key(0))[0])]
 
+    def warm_ups(self) -> list[dict[str, Any]]:
+        """A batch of every shape."""
+        return self.rows[:1]
+
     def run(self, batch: dict[str, Any]) -> tuple[float, int]:
         """One step of training, or one forward pass; gives seconds and useful tokens."""
         start = time.perf_counter()

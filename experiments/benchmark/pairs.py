@@ -22,7 +22,7 @@ class Pair(NamedTuple):
     types: Int[np.ndarray, " L"]
     mlm_positions: Int[np.ndarray, " M"]
     mlm_labels: Int[np.ndarray, " M"]
-    nsp_label: int
+    label: int  # next (0) or random (1); of a labelled text, which is a pair without predictions, its class
 
 
 def useful_tokens(pairs: Sequence[Pair]) -> int:
@@ -41,7 +41,7 @@ def save_pairs(path: str | os.PathLike, batches: Sequence[Sequence[Pair]]) -> No
         mlm_positions=np.concatenate([pair.mlm_positions for pair in pairs]),
         mlm_labels=np.concatenate([pair.mlm_labels for pair in pairs]),
         predictions=np.array([len(pair.mlm_positions) for pair in pairs]),
-        nsp_labels=np.array([pair.nsp_label for pair in pairs]),
+        nsp_labels=np.array([pair.label for pair in pairs]),
         batch_sizes=np.array([len(batch) for batch in batches]),
     )
 
@@ -57,17 +57,18 @@ def load_pairs(path: str | os.PathLike) -> list[list[Pair]]:
     return [[next(pairs) for _ in range(size)] for size in arrays["batch_sizes"]]
 
 
-def group_by_length(batches: Sequence[Sequence[Pair]]) -> list[list[Pair]]:
+def group_by_length(batches: Sequence[Sequence[Pair]], megabatch: int = MEGABATCH) -> list[list[Pair]]:
     """The same pairs in as many batches, each of pairs of similar lengths: the peer's `group_by_length`.
 
     Args:
-      batches: at random; up to MEGABATCH of them are sorted together, the longest first.
+      batches: at random.
+      megabatch: so many of them are sorted together, the longest first.
     Returns:
       Batches of the mean size, the last of a megabatch up to one larger or smaller for each other.
     """
     grouped = []
-    for start in range(0, len(batches), MEGABATCH):
-        part = batches[start : start + MEGABATCH]
+    for start in range(0, len(batches), megabatch):
+        part = batches[start : start + megabatch]
         pairs = sorted((pair for batch in part for pair in batch), key=lambda pair: -len(pair.tokens))
         bounds = np.linspace(0, len(pairs), len(part) + 1).round().astype(int).tolist()
         grouped += [pairs[low:high] for low, high in itertools.pairwise(bounds)]
@@ -96,4 +97,4 @@ def pad_to_longest(pairs: Sequence[Pair], pad_id: int) -> dict[str, Int[np.ndarr
         inputs["attention_mask"][row, :length] = 1
         inputs["token_type_ids"][row, :length] = pair.types
         inputs["labels"][row, pair.mlm_positions] = pair.mlm_labels
-    return inputs | {"next_sentence_label": np.array([pair.nsp_label for pair in pairs], np.int64)}
+    return inputs | {"next_sentence_label": np.array([pair.label for pair in pairs], np.int64)}

@@ -18,7 +18,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import transformers  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 
-from bert_jax.config import BertPretraining
+from bert_jax.config import BertConfig, BertPretraining
 from bert_jax.peer_names import PEER_GELUS, peer_name, to_peer
 from experiments.benchmark.modes import Mode
 from experiments.benchmark.pairs import Pair, group_by_length, load_pairs, pad_to_longest, useful_tokens
@@ -33,9 +33,13 @@ def build_model(config: BertPretraining, weights: dict[str, np.ndarray], *, atte
       weights: ours, by path.
       attention: the peer's `attn_implementation`.
     """
-    ours = config.model
+    return take_weights(transformers.BertForPreTraining(peer_config(config.model, attention)), weights)
+
+
+def peer_config(ours: BertConfig, attention: str = "sdpa", **more: Any) -> Any:
+    """The peer's configuration of our sizes and dropout; `more` goes into it as it is."""
     make_config: Any = transformers.BertConfig  # its signature leaves out what goes on to its base class
-    theirs = make_config(
+    return make_config(
         vocab_size=ours.vocab_size,
         hidden_size=ours.width,
         num_hidden_layers=ours.depth,
@@ -48,8 +52,16 @@ def build_model(config: BertPretraining, weights: dict[str, np.ndarray], *, atte
         type_vocab_size=ours.type_vocab_size,
         layer_norm_eps=ours.norm_epsilon,
         attn_implementation=attention,
+        **more,
     )
-    model = transformers.BertForPreTraining(theirs)
+
+
+def take_weights(model: Any, weights: dict[str, np.ndarray]) -> Any:
+    """The peer's model, with our weights by path in it.
+
+    Raises:
+      ValueError: they are not those of the model.
+    """
     parameters = dict(model.named_parameters())
     names = {peer_name(path) for path in weights}
     if names != parameters.keys():
@@ -98,9 +110,13 @@ class Peer:
             del arrays["labels"], arrays["next_sentence_label"]
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
+    def warm_ups(self) -> list[list[Pair]]:
+        """The first batch of each way to batch: the first that are grouped are the longest."""
+        return [batches[0] for batches in self.batches().values()]
+
     def autocast(self) -> Any:
         """The peer's mixed precision, where this mode has it."""
-        mixed = self.mode.dtype == "bfloat16" and self.work.task == "training"
+        mixed = self.mode.dtype == "bfloat16" and self.optimizer is not None
         return torch.autocast("cpu", dtype=torch.bfloat16) if mixed else contextlib.nullcontext()
 
     def check(self) -> list[float]:
@@ -123,7 +139,7 @@ class Peer:
         """One step of training, or one forward pass; gives seconds and useful tokens."""
         start = time.perf_counter()
         inputs = self.tensors(pairs)
-        if self.work.task == "inference":
+        if self.optimizer is None:
             with torch.inference_mode():
                 self.model(**inputs)
         else:

@@ -101,7 +101,8 @@ def measure(modes: list[Mode], work: Workplace, rounds: int, threads: int, say: 
     with started(modes, work, threads) as workers:
         for worker in workers:
             say(f"{work.task} at {work.sequence_length}: {worker.mode} compiles and warms up")
-            cell.checks[str(worker.mode)] = worker.ask("prepare")["check"]
+            ready = worker.ask("prepare")
+            cell.checks[str(worker.mode)], cell.warm_ups[str(worker.mode)] = ready["check"], ready["warm_up_seconds"]
         for number in range(rounds):
             # Every other round backwards, so that no mode always follows the same one.
             for worker in workers if number % 2 == 0 else reversed(workers):

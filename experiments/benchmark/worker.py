@@ -9,17 +9,24 @@ import pathlib
 import re
 import resource
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.benchmark.modes import MODES, Mode
+from experiments.benchmark.modes import LABELLED, MODES, Mode
 from experiments.benchmark.workplace import Workplace
-
-WARM_UPS = 1  # of each batching: compilers and allocators settle
 
 
 def open_side(mode: Mode, work: Workplace) -> Any:
     """Ours or the peer's; only one of them is ever imported in a process."""
+    if work.task in LABELLED:
+        if mode.is_ours:
+            from experiments.benchmark.our_labels import OurLabels
+
+            return OurLabels.open(mode, work)
+        from experiments.benchmark.peer_labels import PeerLabels
+
+        return PeerLabels.open(mode, work)
     if mode.is_ours:
         from experiments.benchmark.ours import Ours
 
@@ -38,11 +45,10 @@ class Measurement:
 
     def prepare(self) -> dict[str, Any]:
         """Checks and warms up; gives what the other side must agree with."""
-        found = self._side.check()
-        for batches in self._batches.values():
-            for batch in batches[:WARM_UPS]:  # the first that are grouped are the longest
-                self._side.run(batch)
-        return {"check": found}
+        start, found = time.perf_counter(), self._side.check()
+        for batch in self._side.warm_ups():  # compilers and allocators settle
+            self._side.run(batch)
+        return {"check": found, "warm_up_seconds": time.perf_counter() - start}
 
     def round(self, number: int) -> dict[str, Any]:
         """Measures the batches of a round; gives [seconds, useful tokens] of each batching."""

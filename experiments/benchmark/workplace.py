@@ -8,7 +8,7 @@ import numpy as np
 
 from bert_jax.config import BertPretraining
 from core_jax.config import from_json, to_json
-from experiments.benchmark.modes import Task
+from experiments.benchmark.modes import LABELLED, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Workplace:
 
     @property
     def pairs_file(self) -> pathlib.Path:
-        """The pairs of each batch."""
-        return pathlib.Path(self.folder, f"pairs_{self.sequence_length}.npz")
+        """The pairs of each batch, or, of the tasks that have them, the labelled texts."""
+        name = self.task if self.task in LABELLED else "pairs"
+        return pathlib.Path(self.folder, f"{name}_{self.sequence_length}.npz")
 
     @property
     def rows_file(self) -> pathlib.Path:
@@ -30,14 +31,18 @@ class Workplace:
         return pathlib.Path(self.folder, f"rows_{self.sequence_length}.npz")
 
     @property
+    def _model(self) -> str:
+        return "labels" if self.task in LABELLED else "pretraining"
+
+    @property
     def weights_file(self) -> pathlib.Path:
         """Our parameters by path."""
-        return pathlib.Path(self.folder, "weights.npz")
+        return pathlib.Path(self.folder, f"{self._model}_weights.npz")
 
     @property
     def config_file(self) -> pathlib.Path:
         """The model and the recipe, and the id of the padding."""
-        return pathlib.Path(self.folder, f"config_{self.sequence_length}.json")
+        return pathlib.Path(self.folder, f"{self._model}_config_{self.sequence_length}.json")
 
     def save_config(self, config: BertPretraining, pad_id: int) -> None:
         """Writes what both sides compute."""
