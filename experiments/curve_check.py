@@ -10,7 +10,7 @@ from bert_jax.curve_causes import found_causes, symptoms, usual_causes
 from bert_jax.diagnosis import Finding, corpus_findings, training_findings
 from bert_jax.pretraining import corpus_folder, identity
 from bert_jax.reference_curve import Judgement, changed_recipe, check_comparable, judge, load_curve
-from bert_jax.tokenizer import load_tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.errors import UserError
 from core_jax.workdir import read_config, read_records
 from experiments.console import format_value, print_table, say

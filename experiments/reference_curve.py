@@ -16,7 +16,7 @@ from bert_jax.config import BertPretraining
 from bert_jax.curve_bands import make_points, outside_share
 from bert_jax.pretraining import identity
 from bert_jax.reference_curve import FILE, ReferenceCurve, format_curve, important_differences
-from bert_jax.tokenizer import load_tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
 from core_jax.workdir import read_config, read_records, write_atomically
 from experiments import results
