@@ -79,8 +79,11 @@ def read_hf(folder: str | os.PathLike) -> Imported:
     folder = pathlib.Path(folder).expanduser()
     config = from_peer_config(folder / "config.json")
     params = to_params(read_tensors(folder), config, str(folder))
-    labels = _labels(read_fields(folder / "config.json"), params)
-    return Imported(config, _tokenizer(folder, config), params, labels)
+    fields = read_fields(folder / "config.json")
+    labels = _labels(fields, params)
+    # The only class that has the parameters of another.
+    choice = "BertForMultipleChoice" if "BertForMultipleChoice" in fields.get("architectures", ()) else None
+    return Imported(config, _tokenizer(folder, config), params, labels, choice)
 
 
 def to_params(tensors: Tensors, config: BertConfig, source: str) -> dict[str, Any]:

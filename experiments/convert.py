@@ -132,7 +132,8 @@ def verify(flags: Conversion, imported: Imported) -> int:
     kept = {name: value for name, value in ours.params.items() if name in imported.params}
     kept["bert"] = {name: value for name, value in ours.params["bert"].items() if name in imported.params["bert"]}
     ours = dataclasses.replace(ours, params=kept)
-    architecture, inputs = architecture_of(kept), verification.random_inputs(ours.config)
+    architecture = imported.architecture or architecture_of(kept)
+    inputs = verification.random_inputs(ours.config)
     with tempfile.TemporaryDirectory() as scratch:
         theirs = next((place[3:] for place in (flags.source, flags.target) if place.startswith("hf:")), "")
         if not theirs:  # neither side is a folder that the peer opens

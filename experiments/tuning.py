@@ -23,6 +23,7 @@ from bert_jax.pretraining import identity
 from bert_jax.starting_points import StartingPoint
 from core_jax.checkpoints import Checkpoints, saved_steps
 from core_jax.config import OptimizerConfig
+from core_jax.distributed import first_decides
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import with_shardings
 from core_jax.stopwatch import Stopwatch
@@ -136,18 +137,23 @@ class EpochScores:
     def score(self, number: int, state: State) -> None:
         """Scores the validation examples, unless it was done; says what came out."""
         run, examples = self.run, self.run.material.validation
-        if self.history.is_scored(number):
+        if first_decides(lambda: self.history.is_scored(number)):
             return
         answers = run.ask(state.params, examples)
         if answers is None:
             return
-        scores, before = run.score(answers, examples), self.history.best()
-        if before is None or scores[run.metric] > before[run.metric]:
-            if number not in saved_steps(self._folder):
+        scores = run.score(answers, examples)
+        if first_decides(lambda: self.history.is_better(scores)):
+            if not first_decides(lambda: number in saved_steps(self._folder)):
                 self._best.save(number, State(state.step, state.params, {}, state.key))
             self._best.wait()  # before the score is written: it would be the best, with no parameters of it
         self._recorder.write(number, "validation", scores)
         say(self._line(number, scores))
+
+    def is_stuck(self) -> bool:
+        """Whether as many epochs as --patience says brought nothing better."""
+        history = self.history
+        return bool(history.patience) and first_decides(lambda: history.is_stuck(self.run.epoch_steps))
 
     def _line(self, number, scores):
         run = self.run
@@ -230,7 +236,7 @@ def _loop(run: Run, state: State, stopwatch: Stopwatch, checkpoints: Checkpoints
             evaluate=scores.score,
             save=checkpoints.save,
             advance=bar.advance,
-            stopping=lambda: run.material.stopping() or scores.history.is_stuck(run.epoch_steps),
+            stopping=lambda: run.material.stopping() or scores.is_stuck(),
         )
         cadence = Cadence(log_steps(run), run.epoch_steps, min(run.epoch_steps, SAVE_STEPS))
         return fit(state, step, batches, last_step=run.steps, cadence=cadence, hooks=hooks, stopwatch=stopwatch)

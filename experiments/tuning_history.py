@@ -25,6 +25,11 @@ class History:
         """The line of the best epoch, the first of equal ones."""
         return max(self.lines("validation"), key=lambda line: line[self.metric], default=None)
 
+    def is_better(self, scores: dict[str, float]) -> bool:
+        """Whether scores are better than those of every epoch so far."""
+        best = self.best()
+        return best is None or scores[self.metric] > best[self.metric]
+
     def is_scored(self, step: int) -> bool:
         """Whether the validation examples were scored after so many steps."""
         return any(line["step"] == step for line in self.lines("validation"))

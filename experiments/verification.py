@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import BertConfig
-from bert_jax.model import Bert, BertForPretraining
+from bert_jax.model import Bert, BertForLabels, BertForPretraining
 from bert_jax.weights import ARCHITECTURES, Imported
 from core_jax.errors import UserError
 from core_jax.transformer import Block
@@ -20,6 +20,12 @@ from core_jax.transformer import Block
 LARGEST = 1e-4  # difference of an output that still counts as the same
 ROWS, LONGEST = 4, 64
 LOGITS = {"prediction_logits": "token_prediction", "seq_relationship_logits": "next_sentence_classifier"}
+LABEL_LOGITS = {  # of fine-tuned models, by the class of `transformers`
+    "BertForSequenceClassification": ("logits",),
+    "BertForMultipleChoice": ("logits",),
+    "BertForTokenClassification": ("logits",),
+    "BertForQuestionAnswering": ("start_logits", "end_logits"),
+}
 Outputs = dict[str, np.ndarray]
 
 
@@ -44,25 +50,36 @@ def our_outputs(imported: Imported, inputs: Outputs) -> Outputs:
     """
     config = dataclasses.replace(imported.config, dtype="float32", scan_layers=False)
     params, arrays = imported.params, [inputs[name] for name in ("tokens", "segments", "types")]
-    bert = params["bert"]
-    if "pooler" not in bert:  # the module asks for one; what it gives is not compared
-        zeros = np.zeros((config.width + 1, config.width), np.float32)
-        bert = {**bert, "pooler": {"dense": {"kernel": zeros[1:], "bias": zeros[0]}}}
+    bert, has_pooler = params["bert"], "pooler" in params["bert"]
     keep = lambda module, name: isinstance(module, Block) and name == "__call__"  # noqa: E731
-    run: Any = jax.jit(functools.partial(Bert(config).apply, capture_intermediates=keep))
-    (_, pooled), captured = run({"params": bert}, *arrays)
+    method = Bert.__call__ if has_pooler else Bert.encode
+    run: Any = jax.jit(functools.partial(Bert(config).apply, method=method, capture_intermediates=keep))
+    out, captured = run({"params": bert}, *arrays)
     layers = captured["intermediates"]["encoder"]
     found = {f"hidden states {i + 1}": layers[f"block_{i}"]["__call__"][0] for i in range(config.depth)}
-    if "pooler" in params["bert"]:
-        found["pooled"] = pooled
-    if {"token_prediction", "next_sentence_classifier"} <= params.keys() and "pooler" in params["bert"]:
+    if has_pooler:
+        found["pooled"] = out[1]
+    if {"token_prediction", "next_sentence_classifier"} <= params.keys() and has_pooler:
         everywhere = np.broadcast_to(np.arange(arrays[0].shape[1], dtype=np.int32), arrays[0].shape)
         heads = {name: params[name] for name in LOGITS.values()}
         logits: Any = jax.jit(BertForPretraining(config).apply)(
             {"params": {"bert": bert, **heads}}, *arrays, everywhere
         )
         found |= dict(zip(LOGITS, logits, strict=True))
+    found |= _label_logits(config, params, arrays)
     return {name: np.asarray(value) for name, value in jax.device_get(found).items()}
+
+
+def _label_logits(config: BertConfig, params: Any, arrays: list[np.ndarray]) -> dict[str, Any]:
+    """Of a fine-tuned model."""
+    name = next((name for name in ("classifier", "span_classifier") if name in params), None)
+    if name is None:
+        return {}
+    kept = {"bert": params["bert"], name: params[name]}
+    head = "span" if name == "span_classifier" else "classification" if "pooler" in params["bert"] else "token"
+    model = BertForLabels(config, head, len(params[name]["dense"]["bias"]))
+    logits: Any = jax.jit(model.apply)({"params": kept}, *arrays)
+    return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]} if head == "span" else {"logits": logits}
 
 
 def import_peer() -> tuple[Any, Any]:
@@ -92,23 +109,23 @@ def peer_outputs(folder: pathlib.Path, architecture: str, inputs: Outputs) -> Ou
       UserError: the peer is not installed.
     """
     torch, transformers = import_peer()
-    kind = "BertForPreTraining" if architecture == "BertForPreTraining" else "BertModel"
-    plain = {} if kind == "BertForPreTraining" else {"add_pooling_layer": "bert/pooler" in ARCHITECTURES[architecture]}
+    kind = architecture if architecture in ("BertForPreTraining", *LABEL_LOGITS) else "BertModel"
+    plain = {"add_pooling_layer": "bert/pooler" in ARCHITECTURES[architecture]} if kind == "BertModel" else {}
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     model = getattr(transformers, kind).from_pretrained(folder, attn_implementation="eager", dtype="float32", **plain)
-    tokens, mask, types = (torch.tensor(inputs[name].astype(np.int64)) for name in ("tokens", "segments", "types"))
+    names = {"tokens": "input_ids", "segments": "attention_mask", "types": "token_type_ids"}
+    arguments = {theirs: torch.tensor(inputs[ours].astype(np.int64)) for ours, theirs in names.items()}
+    if kind == "BertForMultipleChoice":  # of one choice
+        arguments = {name: value[:, None] for name, value in arguments.items()}
     with torch.inference_mode():
-        arguments = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": types}
         out = model.eval()(**arguments, output_hidden_states=True)
-    found = {f"hidden states {i}": value for i, value in enumerate(out.hidden_states) if i}
-    if kind == "BertForPreTraining":
-        with torch.inference_mode():
-            found["pooled"] = model.bert.pooler(out.hidden_states[-1])
-        found |= {name: out[name] for name in LOGITS}
-    elif plain["add_pooling_layer"]:
-        found["pooled"] = out.pooler_output
-    return {name: value.numpy() for name, value in found.items()}
+        found = {f"hidden states {i}": value for i, value in enumerate(out.hidden_states) if i}
+        pooler = getattr(model, "bert", model).pooler
+        if pooler is not None:
+            found["pooled"] = pooler(out.hidden_states[-1])
+    wanted = tuple(LOGITS) if kind == "BertForPreTraining" else LABEL_LOGITS.get(kind, ())
+    return {name: value.numpy() for name, value in (found | {name: out[name] for name in wanted}).items()}
 
 
 def greatest_differences(ours: Outputs, theirs: Outputs, inputs: Outputs) -> dict[str, float]:
@@ -121,4 +138,5 @@ def greatest_differences(ours: Outputs, theirs: Outputs, inputs: Outputs) -> dic
         raise ValueError(f"outputs differ: {sorted(ours.keys() ^ theirs.keys())}")
     real = inputs["segments"] > 0
     differences = {name: np.abs(ours[name] - theirs[name]) for name in ours}
-    return {name: float((value[real] if value.ndim == 3 else value).max()) for name, value in differences.items()}
+    by_token = {name: value.shape[:2] == real.shape for name, value in differences.items()}
+    return {name: float((value[real] if by_token[name] else value).max()) for name, value in differences.items()}

@@ -1,4 +1,4 @@
-"""experiments.embed: the vectors of every text in order, however they are packed, pooled as others do, in any pieces."""
+"""experiments.embed: the vectors of every text in order, however packed, pooled as others do, in any pieces."""
 
 import json
 from typing import Any

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bert_jax.finetuning import open_label_model
+from bert_jax.weights import read_hf
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, parse_mesh
-from experiments import evaluate, finetune, predict, tuning
+from experiments import convert, evaluate, finetune, predict, tuning
 from experiments.console import StopRequest
 from tests.labelled_words import HEADS
 from tests.tiny_tuning import flags, lines, summary, write_records, write_start
@@ -124,6 +125,16 @@ def test_predict_reads_files_and_standard_input(place, tmp_path, monkeypatch, ca
     found = [json.loads(line) for line in from_file.splitlines()]
     assert [line["text"] for line in found] == ["w1 w2", "w20s w4", "w7"]
     assert all(line["label"] == max(line["probabilities"], key=line["probabilities"].get) for line in found)
+
+
+def test_a_tuned_model_is_handed_on_with_its_labels(place, tmp_path):
+    assert convert.main([f"{place}/run", f"hf:{tmp_path}/there"]) == 0
+    found = read_hf(tmp_path / "there")
+    assert found.labels == ["high", "low"]
+    ours, theirs = params_of(place / "run"), by_path(found.params)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        np.testing.assert_array_equal(leaf, theirs[path])
 
 
 @pytest.mark.slow
