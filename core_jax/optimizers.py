@@ -82,7 +82,7 @@ def scale_by_uncorrected_adam(
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam, decoupled weight decay, (LAMB's trust ratio,) layer-wise and learning rate: in this order.
+    """Clipping, Adam, decoupled weight decay, (LAMB's trust ratio,) learning rate, (layer-wise decay): in this order.
 
     What `config.freeze` matches has no part in the gradient's norm and does not change.
 
@@ -95,21 +95,23 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101; You et al. 2019 (LAMB),
       https://arxiv.org/abs/1904.00962
     """
-    frozen = optax.masked(optax.set_to_zero(), lambda params: is_frozen(params, config.freeze))
-    keep = frozen if config.freeze else optax.identity()
     moments: dict[str, Any] = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
-    return optax.chain(
-        keep,
+    parts = [
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(**moments, mu_dtype=config.moment_dtype)
         if config.bias_correction
         else scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon, config.moment_dtype),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
-        scale_by_layer(config.layer_decay) if config.layer_decay < 1 else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),
-        keep,
-    )
+    ]
+    # Only where they are asked for: the state of all other runs, and so their checkpoints, stay as they were.
+    if config.layer_decay < 1:
+        parts.append(scale_by_layer(config.layer_decay))
+    if config.freeze:
+        frozen = optax.masked(optax.set_to_zero(), lambda params: is_frozen(params, config.freeze))
+        parts = [frozen, *parts, frozen]
+    return optax.chain(*parts)
 
 
 def is_frozen(params: PyTree, pattern: str) -> PyTree[bool]:

@@ -191,6 +191,7 @@ def test_a_process_that_fails_shows_its_last_lines(tmp_path):
         workers[0].ask("prepare")
 
 
+@pytest.mark.slow
 def test_ours_alone_end_to_end(tmp_path):
     text, output = write_text(tmp_path / "text.txt"), tmp_path / "figures.json"
     flags = {

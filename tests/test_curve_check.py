@@ -15,6 +15,8 @@ from experiments import pretrain
 from experiments import reference_curve as measurement
 from tests.tiny_run import flags, write_text
 
+pytestmark = pytest.mark.slow  # each needs a run
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> pathlib.Path:

@@ -68,7 +68,9 @@ def params_of(head):
     return initial_label_params(model(head))(jax.random.key(1))
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head", [pytest.param(head, marks=pytest.mark.slow if head in ("regression", "choice") else ()) for head in HEADS]
+)
 def test_packing_changes_neither_loss_nor_gradient(head):
     data, drawn = examples(head).texts, np.arange(20)
     loss: Any = jax.jit(jax.value_and_grad(labelling_loss(model(head), train=False), has_aux=True))

@@ -225,7 +225,7 @@ def test_layers_far_from_the_head_learn_slower(scan_layers):
 
     def update(decay):
         transformation: Any = make_optimizer(dataclasses.replace(plain, layer_decay=decay), STEPS)
-        return transformation.update(gradient, transformation.init(params), params)[0]
+        return jax.jit(transformation.update)(gradient, transformation.init(params), params)[0]
 
     ratios = jax.tree.map(lambda slow, whole: slow / whole, update(0.5), update(1.0))
     for path, leaf in by_path(ratios).items():

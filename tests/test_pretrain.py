@@ -114,6 +114,7 @@ def test_predict_gives_probabilities_for_every_mask(workdir, capsys):
         np.testing.assert_allclose(fill_masks.probabilities(trained, tokens).sum(axis=-1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_and_another_mesh_too(text, tmp_path, capsys):
     folder = tmp_path / "run"
     assert pretrain.main(flags(folder, text, steps=8)) == 0
