@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,11 +22,12 @@ TASK_FLAGS: dict[Head, dict[str, str]] = {
 }
 
 
-def write_start(folder: pathlib.Path) -> pathlib.Path:
-    """A folder of `transformers` with a random encoder."""
-    params = initial_label_params(model("classification"))(jax.random.key(0))
+def write_start(folder: pathlib.Path, **changes: Any) -> pathlib.Path:
+    """A folder of `transformers` with a random encoder, whose config may be changed."""
+    start = model("classification", **changes)
+    params = initial_label_params(start)(jax.random.key(0))
     encoder = {"bert": jax.tree.map(np.asarray, params["bert"])}
-    write_hf(folder, model("classification").config, tokenizer(), encoder, "BertModel")
+    write_hf(folder, start.config, tokenizer(), encoder, "BertModel")
     return folder
 
 
