@@ -40,16 +40,28 @@ def is_fine_tuned(workdir: str) -> bool:
         raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
 
 
-def open_starting_point(init: str, mesh: Mesh, report: Callable[[str], None]) -> StartingPoint:
+def open_starting_point(init: str, mesh: Mesh, sequence_length: int, report: Callable[[str], None]) -> StartingPoint:
     """Reads what --init names.
 
     Args:
       init: hf:DIR, tf:PREFIX or a work folder.
       mesh: where the parameters of a work folder go.
+      sequence_length: tokens of the texts that it is wanted for, at most.
       report: is told about checkpoints that cannot be used.
     Raises:
-      UserError: nothing is there, or it cannot be read.
+      UserError: nothing is there, it cannot be read, or its position table is too short.
     """
+    start = _open(init, mesh, report)
+    longest = start.config.maximum_positions
+    require(
+        sequence_length <= longest,
+        f"--sequence_length={sequence_length} is longer than the position table of {init}: "
+        f"use --sequence_length={longest} or less",
+    )
+    return start
+
+
+def _open(init, mesh, report) -> StartingPoint:
     require(bool(init), "--init=: expected what to start from: hf:DIR, tf:PREFIX, or the work folder of a run")
     if is_foreign(init):
         imported = read_foreign(init)

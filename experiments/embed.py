@@ -100,13 +100,7 @@ def claim(parts: str, flags: Embedding) -> None:
 def write_parts(flags: Embedding, parts: str, source: dict) -> Iterator[int]:
     """Embeds part by part, those that are there left out; gives how many texts are done after each."""
     mesh = parse_mesh(flags.mesh)
-    start = open_starting_point(flags.init, mesh, say)
-    longest = start.config.maximum_positions
-    require(
-        flags.sequence_length <= longest,
-        f"--sequence_length={flags.sequence_length} is longer than the position table of {flags.init}: "
-        f"use {longest} or less",
-    )
+    start = open_starting_point(flags.init, mesh, flags.sequence_length, say)
     config = dataclasses.replace(start.config, dtype=flags.dtype)
     encoder = encoder_params(start.params["bert"], config)
     params = jax.device_put(encoder, tree_shardings(encoder, mesh))

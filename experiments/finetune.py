@@ -141,13 +141,7 @@ def open_material(runs: Runs, mesh: Mesh, stopping: StopRequest) -> tuning.Mater
     """
     config = runs[0][2]
     labels = config.labels
-    start = open_starting_point(config.init, mesh, say)
-    longest = start.config.maximum_positions
-    require(
-        labels.sequence_length <= longest,
-        f"--sequence_length={labels.sequence_length} is longer than the position table of {config.init}: "
-        f"use --sequence_length={longest} or less",
-    )
+    start = open_starting_point(config.init, mesh, labels.sequence_length, say)
     train, validation, others = finetuning.read_sets(labels)
     classes = finetuning.classes_of(labels, train)
     encoded = finetuning.encode(labels, train, start.tokenizer, classes, weigh=True)
