@@ -31,7 +31,7 @@ def groups(runs: Sequence[Run]) -> list[list[Run]]:
     A group differs in its seed alone, has come equally far, and is as large as divides the mesh's data axis.
     """
     alike: dict[Any, list[Run]] = {}
-    for run in runs:
+    for run in {run.workdir: run for run in runs}.values():  # a grid may name one twice
         setting = dataclasses.replace(run.config, tuning=dataclasses.replace(run.config.tuning, seed=0))
         alike.setdefault((setting, _newest_step(run)), []).append(run)
     found = []
@@ -93,7 +93,7 @@ def _train(runs: Sequence[Run]) -> list[Scores | None] | None:
         if not stopping():
             with stopwatch.span("evaluation"):
                 together.score(number, state)
-        del state, together.state
+        del state, together.state  # the memory is that of the scoring now
     if stopping():
         return [None for _ in runs]
     histories = [scores.history for scores in together.scores]

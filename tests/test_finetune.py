@@ -127,7 +127,7 @@ def test_predict_reads_files_and_standard_input(place, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.slow
-def test_seeds_and_a_grid_are_runs_side_by_side(place, tmp_path, capsys):
+def test_seeds_and_a_grid_are_compared(place, tmp_path, capsys):
     arguments = flags("classification", place, tmp_path / "runs")
     assert finetune.main([*arguments, "--seeds=2", "--grid=lr:0.02,0"]) == 0
     output = " ".join(capsys.readouterr().out.split())

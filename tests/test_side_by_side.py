@@ -22,6 +22,7 @@ from core_jax.side_by_side import (
     take,
     values_of_run,
 )
+from core_jax.traffic import list_exchanges
 from core_jax.train import State, abstract_state, compile_step, create_state, make_step
 from experiments import finetune, side_by_side
 from experiments.console import StopRequest
@@ -80,6 +81,19 @@ def test_a_step_side_by_side_is_the_step_of_each():
             ours, theirs = numbers(take(together, place, mesh)), numbers(state)
             jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), ours, theirs)
     assert not np.allclose(alone[0].params["mlp"]["up"]["kernel"], alone[1].params["mlp"]["up"]["kernel"])
+
+
+def test_seeds_have_nothing_to_say_to_each_other():
+    optimizer, mesh = optax.adam(0.1), parse_mesh("data:2")
+    split, alone = split_mesh(mesh, 2), create_state(init, optimizer, mesh, 0)
+    together = stack([move_to_slice(alone, split, place) for place in range(2)], split)
+    batch = stacked_batch([{"x": np.zeros((8, 4), np.float32), "y": np.zeros(8, np.float32)}] * 2, split)
+    with jax.set_mesh(split):
+        step: Any = compile_side_by_side(make_step(loss, optimizer), abstract_state(init, optimizer), split)
+        program = step.lower(together, batch).compile().as_text()
+    shapes = {shape for exchange in list_exchanges(program) for shape in exchange.shapes}
+    assert shapes  # the sums of the metrics,
+    assert shapes <= {(), (1,)}  # which are numbers, and nothing else
 
 
 def test_values_of_each_run():
