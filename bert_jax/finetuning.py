@@ -29,6 +29,7 @@ from core_jax.labelled_data import check_records, read_records
 from core_jax.labelled_data import class_names as known_class_names
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import check_mesh, tree_shardings, with_shardings
+from core_jax.side_by_side import SEED_AXIS, compile_side_by_side
 from core_jax.train import State, compile_step, make_step
 from core_jax.workdir import read_config, write_atomically
 
@@ -260,12 +261,14 @@ def grafted(fresh: PyTree, source: PyTree, mesh: Mesh) -> tuple[PyTree, list[str
 def tuning_step(
     model: BertForLabels, optimizer: OptimizerConfig, steps: int, smoothing: float, mesh: Mesh
 ) -> Callable[..., Any]:
-    """The jitted step of fine-tuning; runs that differ in their seed alone share it."""
+    """The jitted step of fine-tuning, on a split mesh that of several runs; those of other seeds share it."""
     transformation = make_optimizer(optimizer, steps)
     shapes = jax.eval_shape(
         lambda key: _state(initial_label_params(model)(key), transformation, key), jax.random.key(0)
     )
     step = make_step(labelling_loss(model, train=True, smoothing=smoothing), transformation)
+    if SEED_AXIS in mesh.axis_names:
+        return compile_side_by_side(step, shapes, mesh)
     return compile_step(step, tree_shardings(shapes, mesh))
 
 

@@ -8,7 +8,7 @@ Axes: N texts, R rows, T positions, S texts of a row, G examples (groups of text
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -90,13 +90,32 @@ def pack_texts(
     Returns:
       What `labelling_loss` reads, and "texts" Int[R, S]: which text stands where, -1 where none does.
     """
+    texts, capacity = plan_texts(data, drawn, sequence_length, seed)
+    return lay_labelled(data, drawn, texts, capacity, rounded_rows(len(texts), multiple), multiple)
+
+
+def plan_texts(
+    data: LabelledTexts, drawn: Int[np.ndarray, " G"], sequence_length: int, seed: int = 0
+) -> tuple[list[Int[np.ndarray, " _"]], int]:
+    """Which texts stand in each row of a batch, and the positions of its rows; arguments as for `pack_texts`."""
     members = data.members(drawn)
     lengths = np.array([len(data.tokens[text]) for text in members])
     capacity = row_capacity(int(lengths.max()), sequence_length)
     room = max(1, capacity // SHORTEST)
     plan = plan_rows(lengths, capacity, room, rng=generator(seed, 0, 0))
-    texts = [members[plan.members(row)] for row in range(len(plan))]
-    batch = lay_texts(data, texts, capacity, rounded_rows(len(plan), multiple))
+    return [members[plan.members(row)] for row in range(len(plan))], capacity
+
+
+def lay_labelled(
+    data: LabelledTexts,
+    drawn: Int[np.ndarray, " G"],
+    texts_of_rows: Sequence[Int[np.ndarray, " _"]],
+    capacity: int,
+    rows: int,
+    multiple: int,
+) -> dict[str, Any]:
+    """A planned batch: arguments and result as for `lay_texts` and `pack_texts`."""
+    batch = lay_texts(data, texts_of_rows, capacity, rows)
     return batch | _labels(data, batch, drawn, multiple)
 
 
@@ -196,12 +215,21 @@ def labelled_batches(
     order, multiple = Order(len(data), seed), shards(mesh)
 
     def draw(step: int) -> dict[str, Any]:
-        drawn = np.array([order(step * batch_size + place)[1] for place in range(batch_size)])
-        return pack_texts(data, drawn, sequence_length, multiple, seed)
+        return pack_texts(data, draw_examples(order, step, batch_size), sequence_length, multiple, seed)
 
-    batches = grain.MapDataset.range(first_step, last_step).map(draw)
-    for batch in batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)):
+    for batch in made_ahead(draw, first_step, last_step):
         yield on_devices(batch, mesh)
+
+
+def draw_examples(order: Order, step: int, batch_size: int) -> Int[np.ndarray, " G"]:
+    """The examples of a step's batch."""
+    return np.array([order(step * batch_size + place)[1] for place in range(batch_size)])
+
+
+def made_ahead(make: Callable[[int], Any], first_step: int, last_step: int) -> Iterator[Any]:
+    """What `make` gives for each step, made in the background."""
+    batches = grain.MapDataset.range(first_step, last_step).map(make)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
 
 
 def unlabelled_batches(

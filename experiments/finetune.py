@@ -21,7 +21,7 @@ from core_jax.config import OptimizerConfig, require, to_json
 from core_jax.sharding import parse_mesh
 from core_jax.train import NonFiniteLossError
 from core_jax.workdir import check_shared, claim_workdir, filling, lock
-from experiments import tuning, tuning_results
+from experiments import side_by_side, tuning, tuning_results
 from experiments.console import StopRequest, parse_flags, report, run_command, say
 from experiments.tuning_grid import expand
 
@@ -71,28 +71,37 @@ def main(arguments: list[str]) -> int:
 
 
 def train_all(runs: Runs, material: tuning.Material) -> list[tuple[str, dict[str, float] | None]]:
-    """Trains one run after the other.
+    """Trains the runs: seeds of one setting side by side where the mesh allows, else one after the other.
 
     Returns:
       Name and scores of each; None for one that diverged, where there are several. Fewer where it was asked to stop.
     Raises:
       NonFiniteLossError: the only run diverged.
     """
-    found: list[tuple[str, dict[str, float] | None]] = []
-    for name, folder, config in runs:
-        with lock(folder), filling(folder, config):
+    names = {folder: name for name, folder, _ in runs}
+    found: dict[str, dict[str, float] | None] = {}
+    for group in side_by_side.groups([tuning.Run(config, folder, material) for _, folder, config in runs]):
+        together = side_by_side.train(group) if len(group) > 1 else None
+        for place, run in enumerate(group):
+            name = names[run.workdir]
             try:
-                scores = tuning.train(tuning.Run(config, folder, material))
+                scores = together[place] if together else train_alone(run)
             except NonFiniteLossError as error:
                 if len(runs) == 1:
                     raise
                 say(f"{name}: failed: {error}")
-                found.append((name, None))
+                found[name] = None
                 continue
-        if scores is None:
-            return found
-        found.append((name, scores))
-    return found
+            if scores is None:
+                return list(found.items())
+            found[name] = scores
+    return [(name, found[name]) for name, _, _ in runs]
+
+
+def train_alone(run: tuning.Run) -> dict[str, float] | None:
+    """Trains one run in its folder; as `tuning.train`."""
+    with lock(run.workdir), filling(run.workdir, run.config):
+        return tuning.train(run)
 
 
 def defaults(arguments: Sequence[str]) -> Finetune:

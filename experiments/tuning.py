@@ -121,9 +121,9 @@ def _answers(model: Any) -> Any:
 class EpochScores:
     """Scores a run after its epochs, writes that down and keeps the best parameters."""
 
-    def __init__(self, run: Run, first_step: int):
-        """Opens the records of a run that goes on from `first_step`."""
-        self.run = run
+    def __init__(self, run: Run, first_step: int, name: str = ""):
+        """Opens the records of a run that goes on from `first_step`; its `name` is said before what came out."""
+        self.run, self._name = run, name
         self.history = History(run.workdir, run.metric, run.config.tuning.patience)
         self._recorder = Recorder(run.workdir, first_step)
         self._folder = os.path.join(run.workdir, "best")
@@ -163,7 +163,7 @@ class EpochScores:
         shown = {"training loss": float(np.mean(lines))} if lines else {}
         shown |= {"validation loss": scores["loss"]} | {name: value for name, value in scores.items() if name != "loss"}
         text = "  ".join(f"{name} {format_value(name, value)}" for name, value in shown.items())
-        return f"epoch {number / run.epoch_steps:g}/{run.steps / run.epoch_steps:g}  {text}"
+        return f"{self._name}epoch {number / run.epoch_steps:g}/{run.steps / run.epoch_steps:g}  {text}"
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -238,7 +238,7 @@ def _loop(run: Run, state: State, stopwatch: Stopwatch, checkpoints: Checkpoints
             advance=bar.advance,
             stopping=lambda: run.material.stopping() or scores.is_stuck(),
         )
-        cadence = Cadence(log_steps(run), run.epoch_steps, min(run.epoch_steps, SAVE_STEPS))
+        cadence = cadence_of(run)
         return fit(state, step, batches, last_step=run.steps, cadence=cadence, hooks=hooks, stopwatch=stopwatch)
 
 
@@ -250,6 +250,11 @@ def both(*functions: Callable[..., Any]) -> Callable[..., None]:
             function(*arguments)
 
     return call
+
+
+def cadence_of(run: Run) -> Cadence:
+    """When it logs, scores and saves: all of it when an epoch ends."""
+    return Cadence(log_steps(run), run.epoch_steps, min(run.epoch_steps, SAVE_STEPS))
 
 
 def log_steps(run: Run) -> int:

@@ -138,7 +138,7 @@ def test_a_tuned_model_is_handed_on_with_its_labels(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_and_a_grid_are_runs_side_by_side(place, tmp_path, capsys):
+def test_seeds_and_a_grid_are_compared(place, tmp_path, capsys):
     arguments = flags("classification", place, tmp_path / "runs")
     assert finetune.main([*arguments, "--seeds=2", "--grid=lr:0.02,0"]) == 0
     output = " ".join(capsys.readouterr().out.split())
