@@ -1,8 +1,9 @@
-"""Products in bfloat16, on CPUs in the form that their bfloat16 instructions are used for.
+"""Products, on CPUs in the form that the compiler has its fast kernels for.
 
 Processors with AVX-512 BF16 multiply bfloat16 at twice the speed of float32. XLA has kernels for that, but takes them
 only for row-major bfloat16 factors whose product is asked for in float32; of any other form it turns both factors to
-float32 first. Here the products of the forward and of the backward pass are put into that form.
+float32 first. Here the products of the forward and of the backward pass are put into that form; in float32 that of the
+backward pass that gives the gradient of a kernel, which else gets a slower one.
 
 Axes: B batch, M, K, N of a product of matrices.
 """
@@ -27,16 +28,22 @@ def matmul(x: Float[Array, "..."], kernel: Float[Array, "..."], *, transposed: b
     Returns:
       ... N, in the dtype of `x`.
     """
-    if not wants_float32_sums(x.dtype):
+    if not _is_one_cpu() or x.dtype not in (jnp.bfloat16, jnp.float32):
         return jnp.matmul(x, kernel.T if transposed else kernel)
-    flat: Any = _rounded_product(x.reshape(-1, x.shape[-1]), kernel, transposed)
+    flat: Any = _product(x.reshape(-1, x.shape[-1]), kernel, transposed)
     return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 
-def dense_product(x: Float[Array, "..."], kernel: Float[Array, "K N"], dimensions: Any, **options: Any) -> Any:
-    """`matmul` as the `dot_general` of a `flax.linen.Dense`, whose dimensions are always the same."""
-    del dimensions, options
-    return matmul(x, kernel)
+def add_bias(x: Float[Array, "..."], bias: Float[Array, " N"]) -> Float[Array, "..."]:
+    """Vectors plus a bias of the same dtype; the gradient of the bias is a sum over all of them.
+
+    Args:
+      x: the vectors, ... N.
+      bias: added to each.
+    """
+    if not wants_float32_sums(x.dtype):
+        return x + bias.reshape(*(1,) * (x.ndim - 1), -1)
+    return _biased(x, bias)
 
 
 def wants_float32_sums(dtype: DTypeLike) -> bool:
@@ -44,8 +51,12 @@ def wants_float32_sums(dtype: DTypeLike) -> bool:
 
     On a mesh the compiler could not divide the copies that the form is made of.
     """
+    return dtype == jnp.bfloat16 and _is_one_cpu()
+
+
+def _is_one_cpu():
     mesh = jax.sharding.get_abstract_mesh()
-    return dtype == jnp.bfloat16 and target_platform() == "cpu" and (mesh.empty or mesh.size == 1)
+    return target_platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
 def float32_product(left: Float[Array, "*B M K"], right: Float[Array, "..."], axis: int) -> Float[Array, "*B M N"]:
@@ -70,20 +81,44 @@ def row_major(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rounded_product(x, kernel, transposed):
+def _product(x, kernel, transposed):
+    if x.dtype == jnp.float32:
+        return jnp.matmul(x, kernel.T if transposed else kernel)
     return float32_product(x, kernel, -1 if transposed else -2).astype(x.dtype)
 
 
 def _forward(x, kernel, transposed):
-    return _rounded_product(x, kernel, transposed), (x, kernel)
+    return _product(x, kernel, transposed), (x, kernel)
 
 
 def _backward(transposed, saved, gradient):
     x, kernel = saved
     left, right = (gradient, x) if transposed else (x, gradient)
     of_x = float32_product(gradient, kernel, -2 if transposed else -1)
-    of_kernel = float32_product(row_major(left.T), right, -2)
+    if left.shape[-1] > right.shape[-1]:  # transposes are slow: of the smaller factor, and of the product
+        of_kernel = float32_product(row_major(right.T), left, -2).T
+    else:
+        of_kernel = float32_product(row_major(left.T), right, -2)
     return of_x.astype(x.dtype), of_kernel.astype(kernel.dtype)
 
 
-_rounded_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _biased(x, bias):
+    return x + bias.reshape(*(1,) * (x.ndim - 1), -1)
+
+
+def _biased_forward(x, bias):
+    return _biased(x, bias), None
+
+
+def _biased_backward(saved, gradient):
+    del saved
+    # XLA's sum of bfloat16 takes many times as long as that of float32, and without the barrier it would be one.
+    wide = jax.lax.optimization_barrier(gradient.reshape(-1, gradient.shape[-1]).astype(jnp.float32))
+    return gradient, jnp.sum(wide, axis=0).astype(gradient.dtype)
+
+
+_biased.defvjp(_biased_forward, _biased_backward)

@@ -49,18 +49,23 @@ def _backward(dropout_rate, saved, gradient):
     query, key, value, weights, means, dropout_key = saved
     gradient, dtype = _heads_first(gradient), value.dtype
     kept = _drop(weights, dropout_key, dropout_rate)
-    of_value = float32_product(row_major(jnp.swapaxes(kept, -1, -2)), gradient, -2)
+    of_value = _over_queries(kept, gradient)
     of_weights = _drop(float32_product(gradient, value, -1), dropout_key, dropout_rate)
     subtracted = jnp.sum((gradient * means).astype(jnp.float32), axis=-1, keepdims=True)
     of_logits = weights * (of_weights - subtracted) * query.shape[-1] ** -0.5
     of_logits = of_logits.astype(dtype)
     of_query = float32_product(of_logits, key, -2)
-    of_key = float32_product(row_major(jnp.swapaxes(of_logits, -1, -2)), query, -2)
+    of_key = _over_queries(of_logits, query)
     gradients = (jnp.swapaxes(x.astype(dtype), 1, 2) for x in (of_query, of_key, of_value))
     return *gradients, None, None
 
 
 attend_rounded.defvjp(_forward, _backward)
+
+
+def _over_queries(weights, x):
+    """The product of the transposed weights, B H S T, and x, B H T K; what is transposed is only as wide as a head."""
+    return jnp.swapaxes(float32_product(row_major(jnp.swapaxes(x, -1, -2)), weights, -2), -1, -2)
 
 
 def _heads_first(x):

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 from core_jax.attention import attend, attend_joint, choose
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_units
-from core_jax.matmul import dense_product, matmul
+from core_jax.gelu import exact_gelu
+from core_jax.matmul import add_bias, matmul
 from core_jax.sharding import BATCH_AXES, constrain, target_platform
 from core_jax.splash_attention import ATTENTION_NAME
 
@@ -50,15 +51,30 @@ def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(config.norm_epsilon, dtype=compute_dtype(config), use_fast_variance=False, name=name)
 
 
-def dense(config: TransformerConfig, features: int, name: str) -> nn.Dense:
-    """A linear layer of the model: kernel from `initializer`, bias from zero."""
-    return nn.Dense(
-        features, dtype=compute_dtype(config), kernel_init=initializer(config), dot_general=dense_product, name=name
-    )
+class Dense(nn.Module):
+    """A linear layer: kernel from `initializer`, bias from zero."""
+
+    config: TransformerConfig
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Transforms the last axis."""
+        dtype = compute_dtype(self.config)
+        kernel = self.param("kernel", initializer(self.config), (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return linear(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype))
+
+
+def dense(config: TransformerConfig, features: int, name: str) -> Dense:
+    """A linear layer of the model."""
+    return Dense(config, features, name=name)
 
 
 def gelu(config: TransformerConfig, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """GELU, exact or by tanh. Source: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415"""
+    if config.gelu == "erf" and target_platform() == "cpu":
+        return exact_gelu(x)
     return nn.gelu(x, approximate=config.gelu == "tanh")
 
 
@@ -83,9 +99,9 @@ class HeadProjection(nn.Module):
         return kernel.astype(compute_dtype(config)), bias.astype(compute_dtype(config))
 
 
-def linear(x: Hidden, kernel: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "B T E"]:
+def linear(x: Float[Array, "..."], kernel: Float[Array, "..."], bias: Float[Array, "..."]) -> Float[Array, "..."]:
     """A linear layer whose kernel and bias are flattened: as one flat product it needs no transposes around it."""
-    return matmul(x, kernel.reshape(x.shape[-1], -1)) + bias.reshape(-1)[None, None]
+    return add_bias(matmul(x, kernel.reshape(x.shape[-1], -1)), bias.reshape(-1))
 
 
 class Attention(nn.Module):

@@ -11,7 +11,7 @@ import pytest
 from bert_jax.model import BertForPretraining
 from bert_jax.tasks import pretraining_loss
 from core_jax.attention import attend, choose
-from core_jax.matmul import matmul
+from core_jax.matmul import add_bias, matmul
 from tests.tiny_bert import CONFIG, fresh_state, host_batch, mesh_of
 
 BF16 = jnp.bfloat16
@@ -50,6 +50,33 @@ def test_products_and_their_gradients(batch, transposed):
     for one, other in zip(found_gradients, expected_gradients, strict=True):
         assert one.dtype == BF16
         assert_near(one, other)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("width", [16, 40])  # which factor is the smaller one decides what is transposed
+def test_gradients_in_float32(width, transposed):
+    x, kernel, gradient = arrays((2, 3, 24), (width, 24) if transposed else (24, width), (2, 3, width), dtype="float32")
+    _, [of_x, of_kernel] = jax.jit(lambda *p: _with_gradients(_transposing(transposed), gradient, *p))(x, kernel)
+    flat_x, flat_gradient, right = (np.asarray(a, np.float64) for a in (x, gradient, kernel))
+    flat_x, flat_gradient = flat_x.reshape(-1, 24), flat_gradient.reshape(-1, width)
+    expected = flat_gradient.T @ flat_x if transposed else flat_x.T @ flat_gradient
+    np.testing.assert_allclose(of_kernel, expected, rtol=1e-5, atol=1e-5)
+    expected = flat_gradient @ (right if transposed else right.T)
+    np.testing.assert_allclose(of_x.reshape(-1, 24), expected, rtol=1e-5, atol=1e-5)
+
+
+def _transposing(transposed):
+    return lambda x, kernel: matmul(x, kernel, transposed=transposed)
+
+
+def test_the_gradient_of_a_bias_is_summed_up_in_float32():
+    x, bias = arrays((40, 50, 24), (24,))
+    gradient = jnp.full(x.shape, 1.0, BF16)  # 2000 of them: bfloat16 would stop at 256
+    out, [of_x, of_bias] = jax.jit(lambda *primals: _with_gradients(add_bias, gradient, *primals))(x, bias)
+    assert (out.dtype, of_x.dtype, of_bias.dtype) == (BF16, BF16, BF16)
+    assert_near(out, np.asarray(x, np.float32) + np.asarray(bias, np.float32))
+    np.testing.assert_array_equal(of_x, gradient)
+    np.testing.assert_array_equal(of_bias, jnp.full(24, 2000, BF16))
 
 
 def _with_gradients(function, gradient, *primals):
