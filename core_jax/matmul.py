@@ -82,13 +82,18 @@ def row_major(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _product(x, kernel, transposed):
+    return _multiply(x, kernel, transposed)
+
+
+def _multiply(x, kernel, transposed):
     if x.dtype == jnp.float32:
         return jnp.matmul(x, kernel.T if transposed else kernel)
     return float32_product(x, kernel, -1 if transposed else -2).astype(x.dtype)
 
 
 def _forward(x, kernel, transposed):
-    return _product(x, kernel, transposed), (x, kernel)
+    # Not `_product`: what keeps products for the backward pass must see one, or it is computed again there.
+    return _multiply(x, kernel, transposed), (x, kernel)
 
 
 def _backward(transposed, saved, gradient):

@@ -68,6 +68,11 @@ def test_an_example_needs_the_same_alone_without_padding_and_packed_with_others(
     assert int(useful_flops(CONFIG, unpacked)[0]) == sum(computed(unpacked_batch(size)) for size in (11, 3))
 
 
+def test_products_of_scanned_layers_are_kept_in_bfloat16_too():
+    wide, narrow = (model(attention="reference", scan_layers=True, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert computed(unpacked_batch(16), narrow) == computed(unpacked_batch(16), wide)
+
+
 def test_remat_is_computed_but_not_needed():
     batch = unpacked_batch(16)
     remat = dataclasses.replace(CONFIG, attention="reference", remat="full")
