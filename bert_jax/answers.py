@@ -185,9 +185,10 @@ def predictions(answers: Answers, head: Head, classes: Sequence[str], *, may_be_
 
 
 def score_answers(
-    answers: Answers, examples: LabelledExamples, head: Head, columns: Columns, classes: Sequence[str]
+    answers: Answers, examples: LabelledExamples, columns: Columns, classes: Sequence[str]
 ) -> dict[str, float]:
     """The scores of a task on labelled examples, the loss among them."""
+    head = examples.texts.head
     said: list[Any] = [record[columns.label] for record in examples.records]
     if head == "span":
         scores = _score_spans(answers, [[str(text) for text in label["text"]] for label in said])
@@ -212,14 +213,15 @@ def _score_spans(answers: Answers, right: list[list[str]]) -> dict[str, float]:
     spans: Sequence[Span] = answers.values
     if all(right):
         return answer_scores(right, [span.text for span in spans])
-    given = ["" if span.no_answer_score > span.score else span.text for span in spans]
+    given = predictions(answers, "span", (), may_be_empty=True)
     gaps = [span.no_answer_score - span.score for span in spans]
     threshold, best = best_no_answer_threshold(right, [span.text for span in spans], gaps)
     return answer_scores(right, given) | {"best_f1": best, "best_threshold": threshold}
 
 
-def baseline(examples: LabelledExamples, head: Head) -> float | None:
+def baseline(examples: LabelledExamples) -> float | None:
     """Accuracy of always giving the most frequent class, or of choosing blindly; None where there is no such thing."""
+    head = examples.texts.head
     if head == "choice":
         return 1 / examples.texts.texts_per_example
     if head != "classification":

@@ -13,6 +13,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float32, PyTree
 
+from bert_jax.answers import METRICS
 from bert_jax.config import BertConfig
 from bert_jax.finetuning_config import BertFinetuning, LabelsConfig
 from bert_jax.known_tasks import KNOWN_TASKS
@@ -30,7 +31,7 @@ from core_jax.labelled_data import class_names as known_class_names
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import check_mesh, tree_shardings, with_shardings
 from core_jax.side_by_side import SEED_AXIS, compile_side_by_side
-from core_jax.train import State, compile_step, make_step
+from core_jax.train import abstract_state, compile_step, make_step
 from core_jax.workdir import read_config, write_atomically
 
 HEADS: tuple[Head, ...] = ("classification", "regression", "token", "span", "choice")
@@ -50,6 +51,12 @@ def head_of(labels: LabelsConfig) -> Head:
     heads |= {head: head for head in HEADS}
     require(labels.task in heads, f"--task={labels.task}: expected one of {', '.join(heads)}")
     return heads[labels.task]
+
+
+def metric_of(labels: LabelsConfig) -> str:
+    """The score that chooses the best epoch."""
+    known = KNOWN_TASKS.get(labels.task)
+    return known.metric if known else METRICS[head_of(labels)]
 
 
 def columns_of(labels: LabelsConfig) -> Columns:
@@ -167,41 +174,39 @@ def encode(
 ) -> LabelledExamples:
     """The records of a task as ids; `weigh` as --class_weights says."""
 
-    def encoded(class_weights):
-        return encode_examples(
-            records,
-            tokenizer,
-            head=head_of(labels),
-            columns=columns_of(labels),
-            classes=classes,
-            sequence_length=labels.sequence_length,
-            stride=labels.stride,
-            class_weights=class_weights,
-            labelled=labelled,
-        )
-
-    examples = encoded(None)
+    examples = encode_examples(
+        records,
+        tokenizer,
+        head=head_of(labels),
+        columns=columns_of(labels),
+        classes=classes,
+        sequence_length=labels.sequence_length,
+        stride=labels.stride,
+        labelled=labelled,
+    )
     if weigh and labels.class_weights == "balanced" and head_of(labels) == "classification":
-        return encoded(balanced_weights(examples.texts.labels, len(classes)))
+        weights = balanced_weights(examples.texts.labels, len(classes))[np.array(examples.texts.labels)]
+        return dataclasses.replace(examples, texts=dataclasses.replace(examples.texts, weights=weights))
     return examples
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelModel:
-    """A model for labels and all that its use needs; the files of a work folder that hold it."""
+    """A model for labels and all that its use needs."""
 
     labels: LabelsConfig
     model: BertForLabels
     tokenizer: Tokenizer
     classes: list[str]
-    params: PyTree  # or, while it is trained, None
+    params: PyTree
 
-    def save_parts(self, workdir: str) -> None:
-        """Writes model.json, labels.json and tokenizer/."""
-        folder = epath.Path(workdir)
-        write_atomically(folder / "model.json", to_json(self.model.config) + "\n")
-        write_atomically(folder / "labels.json", json.dumps({"classes": self.classes}, indent=2) + "\n")
-        self.tokenizer.save(folder / "tokenizer")
+
+def save_label_model(workdir: str, model: BertForLabels, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
+    """Writes all of a model but its parameters: model.json, labels.json and tokenizer/."""
+    folder = epath.Path(workdir)
+    write_atomically(folder / "model.json", to_json(model.config) + "\n")
+    write_atomically(folder / "labels.json", json.dumps({"classes": classes}, indent=2) + "\n")
+    tokenizer.save(folder / "tokenizer")
 
 
 def label_model(config: BertConfig, labels: LabelsConfig, classes: Sequence[str]) -> BertForLabels:
@@ -263,14 +268,8 @@ def tuning_step(
 ) -> Callable[..., Any]:
     """The jitted step of fine-tuning, on a split mesh that of several runs; those of other seeds share it."""
     transformation = make_optimizer(optimizer, steps)
-    shapes = jax.eval_shape(
-        lambda key: _state(initial_label_params(model)(key), transformation, key), jax.random.key(0)
-    )
+    shapes = abstract_state(initial_label_params(model), transformation)
     step = make_step(labelling_loss(model, train=True, smoothing=smoothing), transformation)
     if SEED_AXIS in mesh.axis_names:
         return compile_side_by_side(step, shapes, mesh)
     return compile_step(step, tree_shardings(shapes, mesh))
-
-
-def _state(params, transformation, key):
-    return State(jax.numpy.zeros((), jax.numpy.int32), params, transformation.init(params), key)

@@ -35,8 +35,7 @@ class KnownTask:
     label_column: str
     train_split: str = "train"
     validation_splits: tuple[str, ...] = ("validation",)  # the first chooses the best parameters
-    metric: str  # the score that chooses them
-    higher_is_better: bool = True
+    metric: str  # the score that chooses them; larger is better
     learning_rate: float  # highest, of AdamW
     batch_size: int  # examples a step, over all devices
     epochs: float

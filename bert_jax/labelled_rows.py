@@ -182,8 +182,12 @@ def _labels(data: LabelledTexts, batch: dict[str, Any], drawn: Int[np.ndarray, "
 
 def on_devices(batch: dict[str, Any], mesh: Mesh) -> PyTree:
     """A whole batch -> global arrays, of which each host gives its own rows."""
-    kept = {name: value for name, value in batch.items() if name != "texts"}
-    return global_batch(jax.tree.map(lambda leaf: leaf[local_rows(mesh, len(leaf))], kept), mesh)
+    return global_batch(jax.tree.map(lambda leaf: leaf[local_rows(mesh, len(leaf))], without_places(batch)), mesh)
+
+
+def without_places(batch: dict[str, Any]) -> dict[str, Any]:
+    """What goes to the devices: a batch without "texts"."""
+    return {name: value for name, value in batch.items() if name != "texts"}
 
 
 def shards(mesh: Mesh) -> int:
@@ -247,13 +251,10 @@ def unlabelled_batches(
     Yields:
       What `pack_texts` returns, without labels.
     """
-    lengths = np.array([len(ids) for ids in data.tokens])
-    capacity = row_capacity(int(lengths.max()), sequence_length)
-    plan = plan_rows(lengths, capacity, max(1, capacity // SHORTEST), rng=generator(0, 0, 0))
-    rows = rounded_rows(-(-len(plan) * min(batch_size, len(lengths)) // len(lengths)), multiple)
-    for start in range(0, len(plan), rows):
-        numbers = range(start, min(start + rows, len(plan)))
-        yield lay_texts(data, [plan.members(row) for row in numbers], capacity, rows)
+    texts, capacity = plan_texts(data, np.arange(len(data)), sequence_length)
+    rows = rounded_rows(-(-len(texts) * min(batch_size, len(data)) // len(data)), multiple)
+    for start in range(0, len(texts), rows):
+        yield lay_texts(data, texts[start : start + rows], capacity, rows)
 
 
 def scoring_batches(
@@ -264,8 +265,14 @@ def scoring_batches(
     Yields:
       Which texts stand where, the batch on the host, and the batch on the devices.
     """
+    for drawn in batches_by_length(data, batch_size):
+        batch = pack_texts(data, drawn, sequence_length, shards(mesh))
+        yield batch["texts"], batch, on_devices(batch, mesh)
+
+
+def batches_by_length(data: LabelledTexts, batch_size: int) -> Iterator[Int[np.ndarray, " G"]]:
+    """Every example once, those of about one length together, the longest first."""
     longest = [max(len(data.tokens[text]) for text in data.members(np.array([number]))) for number in range(len(data))]
     order = np.argsort(longest, kind="stable")[::-1]
     for start in range(0, len(order), batch_size):
-        batch = pack_texts(data, order[start : start + batch_size], sequence_length, shards(mesh))
-        yield batch["texts"], batch, on_devices(batch, mesh)
+        yield order[start : start + batch_size]

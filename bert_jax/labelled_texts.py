@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
 from bert_jax.labelled_rows import IGNORED, LabelledTexts
 from bert_jax.model import Head
@@ -77,7 +77,6 @@ def encode_examples(
     classes: Sequence[str],
     sequence_length: int,
     stride: int = 128,
-    class_weights: Float32[np.ndarray, " C"] | None = None,
     labelled: bool = True,
 ) -> LabelledExamples:
     """Cuts the texts of records into pieces and reads their labels.
@@ -90,7 +89,6 @@ def encode_examples(
       classes: names of the labels, in the order of the model's outputs.
       sequence_length: tokens of a text at most.
       stride: tokens between the beginnings of two windows of one context.
-      class_weights: what an example of each class counts in the loss.
       labelled: whether the records have labels.
     Raises:
       UserError: a label is none of the classes or no number, or an answer is not in its context.
@@ -99,10 +97,10 @@ def encode_examples(
         return _encode_words(records, tokenizer, columns, classes, sequence_length, labelled)
     if head == "span":
         return _encode_contexts(records, tokenizer, columns, sequence_length, stride, labelled)
-    return _encode_texts(records, tokenizer, head, columns, classes, sequence_length, class_weights, labelled)
+    return _encode_texts(records, tokenizer, head, columns, classes, sequence_length, labelled)
 
 
-def _encode_texts(records, tokenizer, head, columns, classes, sequence_length, class_weights, labelled):
+def _encode_texts(records, tokenizer, head, columns, classes, sequence_length, labelled):
     """Of classification, regression and choices."""
     seconds = columns.choices if head == "choice" else (columns.second,) if columns.second else ()
     size = len(columns.choices) if head == "choice" else 1
@@ -116,14 +114,13 @@ def _encode_texts(records, tokenizer, head, columns, classes, sequence_length, c
             lengths.append(length)
             cut += was_cut
     labels = _read_labels(records, head, columns, classes) if labelled else [0] * len(records)
-    counts = np.ones(len(records), np.float32) if class_weights is None else class_weights[np.array(labels)]
     texts = LabelledTexts(
         head,
         tokens,
         np.array(lengths, np.int32),
         np.repeat(np.arange(len(records), dtype=np.int32), size),
         [label for label in labels for _ in range(size)],
-        np.repeat(counts.astype(np.float32) * labelled, size),
+        np.full(len(tokens), labelled, np.float32),
         size,
         tokenizer.pad_id,
     )

@@ -18,6 +18,7 @@ from bert_jax.labelled_rows import (
     plan_texts,
     rounded_rows,
     shards,
+    without_places,
 )
 from core_jax.data import Order
 from core_jax.side_by_side import stacked_batch
@@ -77,5 +78,4 @@ def batches_of_seeds(
         return pack_seeds(data, drawn, sequence_length, multiple, seeds)
 
     for batches in made_ahead(draw, first_step, last_step):
-        kept = [{name: value for name, value in batch.items() if name != "texts"} for batch in batches]
-        yield stacked_batch(kept, mesh)
+        yield stacked_batch([without_places(batch) for batch in batches], mesh)

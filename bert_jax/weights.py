@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import BertConfig
-from bert_jax.model import BertForPretraining
+from bert_jax.model import BertForPretraining, Head
 from bert_jax.peer_config import from_peer_config, read_fields, to_peer_config
 from bert_jax.peer_names import from_peer, our_path, peer_name, peer_shape, to_peer
 from bert_jax.safetensors_files import FILE, Tensors, read_tensors, write_tensors
@@ -38,6 +38,13 @@ ARCHITECTURES = {  # class of `transformers` -> those that it has
     "BertForMultipleChoice": ("bert/pooler", "classifier"),
     "BertForTokenClassification": ("classifier",),
     "BertForQuestionAnswering": ("span_classifier",),
+}
+LABEL_ARCHITECTURES: dict[Head, str] = {  # those of them that label, by what is labelled
+    "classification": "BertForSequenceClassification",
+    "regression": "BertForSequenceClassification",
+    "token": "BertForTokenClassification",
+    "span": "BertForQuestionAnswering",
+    "choice": "BertForMultipleChoice",
 }
 TIED = {  # saved twice by some versions
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

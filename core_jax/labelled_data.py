@@ -1,13 +1,13 @@
 """Labelled examples from files, a TFDS dataset or the sample: a dict of columns for each."""
 
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from core_jax.errors import UserError
 from core_jax.labelled_files import READERS, Record, check_columns
-from core_jax.sources import RECORDS_AT_ONCE, check_split, prepared_dataset
+from core_jax.prepared_datasets import check_split, dataset_rows, described_dataset, prepared_dataset
+from core_jax.sources import misunderstood
 from core_jax.text_files import matching_files
 
 LABELLED_SCHEMES = {
@@ -63,15 +63,8 @@ def check_records(data: str, columns: Sequence[str], *, split: str = "train", da
         first = [next(READERS[scheme](file, columns), None) for file in matching_files(data, place)]
         _require_examples(any(record is not None for record in first), data)
         return
-    if scheme == "sample":
-        from core_jax import sample_data
-
-        builder = sample_data.sample_builder(data_dir)
-        if not builder.is_prepared():
-            sample_data.sample_file()
-    else:
-        builder = prepared_dataset(scheme, place, data_dir)
-    _check_dataset(builder, data, columns, split)
+    with described_dataset(scheme, place, data_dir) as builder:
+        _check_dataset(builder, data, columns, split)
 
 
 def _check_dataset(builder: Any, data: str, columns: Sequence[str], split: str) -> None:
@@ -107,20 +100,12 @@ def _parse(data: str) -> tuple[str, str]:
     scheme, colon, place = data.partition(":")
     if scheme in LABELLED_SCHEMES and bool(place) == (scheme != "sample"):
         return scheme, place
-    expected = "expected one of:\n" + "\n".join(f"  {form}" for form in LABELLED_SCHEMES.values())
-    near = difflib.get_close_matches(scheme, LABELLED_SCHEMES, n=1)
-    suffix = os.path.splitext(data)[1]
-    if scheme in LABELLED_SCHEMES:
-        advice = f"Type: {LABELLED_SCHEMES[scheme]}"
-    elif scheme in ("text", "arrayrecord") and colon:
+    suffix, advice = os.path.splitext(data)[1], ""
+    if scheme in ("text", "arrayrecord") and colon:
         advice = f"{scheme}: has text without labels"
     elif not colon and suffix in SUFFIXES:
         advice = f"For a file, type: {SUFFIXES[suffix]}:{data}"
-    elif near:
-        advice = f"Did you mean {near[0]}{':' + place if place else ''}?"
-    else:
-        advice = f"For a dataset of TFDS, type: tfds:{data}" if not colon else ""
-    raise UserError(f"source of labelled examples {data!r} is not understood; {expected}\n{advice}".rstrip())
+    raise misunderstood("source of labelled examples", data, LABELLED_SCHEMES, advice)
 
 
 def _require_examples(found: bool, data: str, split: str | None = None) -> None:
@@ -130,24 +115,22 @@ def _require_examples(found: bool, data: str, split: str | None = None) -> None:
 
 
 def _dataset_records(builder: Any, data: str, columns: Sequence[str], split: str) -> Iterator[Record]:
-    rows, features = builder.as_data_source(split), builder.info.features
-    for start in range(0, len(rows), RECORDS_AT_ONCE):
-        numbers = range(start, min(start + RECORDS_AT_ONCE, len(rows)))
-        for number, row in zip(numbers, rows.__getitems__(list(numbers)), strict=True):
-            record = {}
-            for name in columns:
-                try:
-                    record[name] = _plain(features[name], row[name])
-                except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"example {number} of {split} of {data}, column {name!r}, is not UTF-8: {error}"
-                    ) from None
-                except _NoClassError as error:
-                    raise UserError(
-                        f"example {number} of {split} of {data} has no label: column {name!r} holds {error}. Choose a "
-                        "split whose examples are labelled, with --data_split or --validation_split"
-                    ) from None
-            yield record
+    features = builder.info.features
+    for number, row in dataset_rows(builder, split, 0, len(builder.as_data_source(split))):
+        record = {}
+        for name in columns:
+            try:
+                record[name] = _plain(features[name], row[name])
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"example {number} of {split} of {data}, column {name!r}, is not UTF-8: {error}"
+                ) from None
+            except _NoClassError as error:
+                raise UserError(
+                    f"example {number} of {split} of {data} has no label: column {name!r} holds {error}. Choose a "
+                    "split whose examples are labelled, with --data_split or --validation_split"
+                ) from None
+        yield record
 
 
 class _NoClassError(ValueError):

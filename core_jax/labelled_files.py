@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from core_jax.errors import UserError
-from core_jax.text_files import decoded_lines
+from core_jax.text_files import decoded_lines, json_object
 
 Record = dict[str, Any]
 QUESTION_COLUMNS = ("id", "question", "context", "answers")
@@ -54,24 +54,12 @@ def json_records(file: epath.Path, columns: Sequence[str]) -> Iterator[Record]:
         if not line.strip():
             continue
         place = f"{file}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{place}: not JSON ({error.msg} at column {error.colno}); expected one object a line, such as "
-                f"{_sample_object(columns)}"
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(f"{place}: expected an object such as {_sample_object(columns)}, got {line.strip()[:60]}")
+        row = json_object(line, lambda place=place: place, columns)
         check_columns(place, columns, row)
         empty = next((name for name in columns if row[name] is None), None)
         if empty is not None:
             raise UserError(f"{place}: column {empty!r} is null; expected text, a number or a list")
         yield {name: _whole_characters(row[name]) if "\\u" in line else row[name] for name in columns}
-
-
-def _sample_object(columns):
-    return "{" + ", ".join(f'"{name}": "..."' for name in columns) + "}"
 
 
 def _whole_characters(value: Any) -> Any:

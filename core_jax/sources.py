@@ -3,15 +3,15 @@
 import dataclasses
 import difflib
 import itertools
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from core_jax.errors import UserError
+from core_jax.prepared_datasets import check_split, dataset_rows, described_dataset, prepared_dataset
 from core_jax.text_files import column_advice, jsonl_documents, matching_files, text_documents
 
 SCHEMES = {
@@ -22,9 +22,7 @@ SCHEMES = {
     "arrayrecord": "arrayrecord:DIR (what python -m experiments.prepare has made, for pretraining)",
 }
 FILE_SCHEMES = ("text", "jsonl")
-RECORDS_AT_ONCE = 512  # read together from a dataset: faster than one by one, and little memory
 SLICE_BYTES = 16e6  # seconds of work, and few files
-DATASET_NAME = re.compile(r"\w+(/[\w.\-]+)?(:\d[\d.*]*)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,16 +143,9 @@ def check_source(data: str, *, text_column: str = "text", split: str = "train", 
     elif scheme == "jsonl":
         documents = (jsonl_documents(file, 0, file.stat().length, text_column) for file in matching_files(data, place))
         next(itertools.chain.from_iterable(documents), None)
-    elif scheme == "sample":
-        from core_jax import sample_data
-
-        with sample_data.quiet_logs():
-            builder = sample_data.sample_builder(data_dir)
-            if not builder.is_prepared():
-                sample_data.sample_file()
-            _check_dataset(builder, data, text_column, split)
     else:
-        _check_dataset(prepared_dataset(scheme, place, data_dir), data, text_column, split)
+        with described_dataset(scheme, place, data_dir) as builder:
+            _check_dataset(builder, data, text_column, split)
 
 
 def _parse(data: str) -> tuple[str, str]:
@@ -165,17 +156,29 @@ def _parse(data: str) -> tuple[str, str]:
         )
     if scheme in SCHEMES and bool(place) == (scheme != "sample"):
         return scheme, place
-    expected = "expected one of:\n" + "\n".join(f"  {form}" for form in SCHEMES.values())
-    near = difflib.get_close_matches(scheme, SCHEMES, n=1)
-    if scheme in SCHEMES:
-        advice = f"Type: {SCHEMES[scheme]}"
-    elif not colon and re.search(r"[./*]", data):
-        advice = f"For files, type: text:{data}"
-    elif near:
+    files = not colon and re.search(r"[./*]", data)
+    raise misunderstood("data source", data, SCHEMES, f"For files, type: text:{data}" if files else "")
+
+
+def misunderstood(what: str, data: str, schemes: Mapping[str, str], advice: str) -> UserError:
+    """The error for a source that is of no scheme.
+
+    Args:
+      what: it should be.
+      data: what the user typed.
+      schemes: that there are, each with its form.
+      advice: what to type instead, where that can be told from `data`.
+    """
+    expected = "expected one of:\n" + "\n".join(f"  {form}" for form in schemes.values())
+    scheme, colon, place = data.partition(":")
+    near = difflib.get_close_matches(scheme, schemes, n=1)
+    if scheme in schemes:
+        advice = f"Type: {schemes[scheme]}"
+    elif not advice and near:
         advice = f"Did you mean {near[0]}{':' + place if place else ''}?"
-    else:
-        advice = f"For a dataset of TFDS, type: tfds:{data}" if not colon else ""
-    raise UserError(f"data source {data!r} is not understood; {expected}\n{advice}".rstrip())
+    elif not advice and not colon:
+        advice = f"For a dataset of TFDS, type: tfds:{data}"
+    return UserError(f"{what} {data!r} is not understood; {expected}\n{advice}".rstrip())
 
 
 def _at_least_one(documents: Iterable[str], data: str) -> Iterator[str]:
@@ -185,53 +188,6 @@ def _at_least_one(documents: Iterable[str], data: str) -> Iterator[str]:
         yield document
     if not found:
         raise UserError(f"{data} holds no documents: expected at least one line of text")
-
-
-# Datasets of TFDS: imported only here, since the import takes half a second
-
-
-def prepared_dataset(scheme: str, name: str, data_dir: str | None) -> Any:
-    """Opens a dataset that can be read without TensorFlow; of the sample, makes it first.
-
-    Args:
-      scheme: "tfds" or "sample".
-      name: of the dataset, NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
-      data_dir: as for `read_documents`.
-    Returns:
-      The builder, whose `as_data_source` gives the rows.
-    Raises:
-      UserError: there is none, or it is prepared otherwise.
-    """
-    import tensorflow_datasets as tfds
-
-    from core_jax import sample_data
-
-    if scheme == "sample":
-        return sample_data.prepare_sample(data_dir)
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    build = f"tfds build {name} --file_format=array_record" + (f" --data_dir={data_dir}" if data_dir else "")
-    needs = "(TFDS needs TensorFlow for this, once: pip install -e '.[prepare]')"
-    if not DATASET_NAME.fullmatch(name):
-        raise UserError(f"tfds:{name} is not a name of a dataset; expected NAME, NAME/CONFIG or NAME/CONFIG:VERSION")
-    with sample_data.quiet_logs():
-        try:
-            builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
-        except (ValueError, ImportError) as error:  # a dataset whose code needs TensorFlow counts as unknown, too
-            near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1, cutoff=0.8)
-            raise UserError(
-                f"tfds:{name} is not among the datasets prepared in {folder}. "
-                + (f"Did you mean tfds:{near[0]}? " if near and near[0] != name else "")
-                + f"To prepare it, type: {build} {needs}"
-            ) from error
-        if not builder.is_prepared():
-            raise UserError(f"tfds:{name} is not prepared yet in {builder.data_dir}. Type: {build} {needs}")
-    found = builder.info.file_format
-    if found is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f"tfds:{name} is prepared as {getattr(found, 'value', found)} in {builder.data_dir}; expected "
-            f"array_record, which can be read without TensorFlow. Type: {build} --overwrite {needs}"
-        )
-    return builder
 
 
 def _check_dataset(builder: Any, data: str, text_column: str, split: str) -> None:
@@ -245,37 +201,13 @@ def _check_dataset(builder: Any, data: str, text_column: str, split: str) -> Non
     check_split(builder, data, split)
 
 
-def check_split(builder: Any, data: str, split: str) -> None:
-    """Raises where a dataset has no such split.
-
-    Args:
-      builder: of the dataset.
-      data: what the user typed, for messages.
-      split: in the notation of TFDS.
-    Raises:
-      UserError: with the splits that there are.
-    """
-    splits = list(builder.info.splits) or ["train"]  # the sample before it is prepared
-    try:
-        known = builder.info.splits[split] is not None if builder.is_prepared() else split.split("[")[0] in splits
-    except (KeyError, ValueError):
-        known = False
-    if not known:
-        raise UserError(
-            f"{data} has no split {split!r}. Splits: {', '.join(splits)}, or a part of one such as {splits[0]}[:10%]"
-        )
-
-
 def _dataset_documents(builder: Any, text_column: str, split: str, first: int, end: int) -> Iterator[str]:
-    rows = builder.as_data_source(split)
-    for start in range(first, end, RECORDS_AT_ONCE):
-        numbers = range(start, min(start + RECORDS_AT_ONCE, end))
-        for number, row in zip(numbers, rows.__getitems__(list(numbers)), strict=True):
-            text = row[text_column]
-            try:
-                yield text.decode("utf-8") if isinstance(text, bytes) else str(text)
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"example {number} of {builder.info.full_name}, column {text_column!r}, is not UTF-8: {error}. "
-                    "Choose a column of text"
-                ) from None
+    for number, row in dataset_rows(builder, split, first, end):
+        text = row[text_column]
+        try:
+            yield text.decode("utf-8") if isinstance(text, bytes) else str(text)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"example {number} of {builder.info.full_name}, column {text_column!r}, is not UTF-8: {error}. "
+                "Choose a column of text"
+            ) from None

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -141,18 +142,30 @@ def _encoding_advice(file: epath.Path) -> str:
     return f"If it is {encoding}, type: iconv -f {encoding} -t UTF-8 {file} > {file}.utf8"
 
 
-def _json_text(line: str, file: epath.Path, offset: int, text_column: str) -> str:
+def json_object(line: str, place: Callable[[], str], columns: Sequence[str]) -> dict[str, Any]:
+    """A line of JSON lines.
+
+    Args:
+      line: of the file.
+      place: says where it is, for messages.
+      columns: that an object is to have, for messages.
+    Raises:
+      UserError: it is no object.
+    """
+    sample = "{" + ", ".join(f'"{name}": "..."' for name in columns) + "}"
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{_place(file, offset)}: not JSON ({error.msg} at column {error.colno}); expected one object a line, "
-            f'such as {{"{text_column}": "..."}}'
+            f"{place()}: not JSON ({error.msg} at column {error.colno}); expected one object a line, such as {sample}"
         ) from None
     if not isinstance(row, dict):
-        raise UserError(
-            f'{_place(file, offset)}: expected an object such as {{"{text_column}": "..."}}, got {line.strip()[:60]}'
-        )
+        raise UserError(f"{place()}: expected an object such as {sample}, got {line.strip()[:60]}")
+    return row
+
+
+def _json_text(line: str, file: epath.Path, offset: int, text_column: str) -> str:
+    row = json_object(line, lambda: _place(file, offset), [text_column])
     if not isinstance(row.get(text_column), str):
         problem = f"is {type(row[text_column]).__name__}, not text" if text_column in row else "does not exist"
         texts = [key for key, value in row.items() if isinstance(value, str)]

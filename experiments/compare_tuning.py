@@ -14,7 +14,7 @@ import tyro
 
 from core_jax.config import require
 from core_jax.workdir import write_atomically
-from experiments import tuning_results
+from experiments import results
 from experiments.console import FAILED, parse_flags, run_command, say
 from experiments.tuning_results import mean_text
 
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
         for name in flags.recipes.split(","):
             for side, module in SIDES.items():
                 folder = os.path.join(flags.workdir, name, side, str(seed))
-                if tuning_results.load(folder) is None:
+                if results.load(folder) is None:
                     say(f"{name}, {side}, seed {seed}")
                     code = subprocess.run(command(module, name, flags, folder, seed)).returncode
                     if code:
@@ -112,7 +112,7 @@ def table(workdir: str, seeds: int) -> str:
     lines = ["| task | score | seeds | ours | transformers |", "|---|---|---|---|---|"]
     for name, recipe in RECIPES.items():
         found = {
-            side: {seed: tuning_results.load(os.path.join(workdir, name, side, str(seed))) for seed in range(seeds)}
+            side: {seed: results.load(os.path.join(workdir, name, side, str(seed))) for seed in range(seeds)}
             for side in SIDES
         }
         pairs = [pair for pair in zip(*(runs.values() for runs in found.values()), strict=True) if None not in pair]

@@ -20,7 +20,16 @@ from bert_jax.pretraining import identity, is_foreign, open_trained
 from bert_jax.starting_points import is_fine_tuned
 from bert_jax.starting_weights import check_sizes, complete, read_foreign
 from bert_jax.tasks import initial_params
-from bert_jax.weights import Imported, architecture_of, check_free, nested_params, read_hf, write_folder, write_hf
+from bert_jax.weights import (
+    LABEL_ARCHITECTURES,
+    Imported,
+    architecture_of,
+    check_free,
+    nested_params,
+    read_hf,
+    write_folder,
+    write_hf,
+)
 from core_jax.checkpoints import Checkpoints
 from core_jax.config import require
 from core_jax.optimizers import make_optimizer
@@ -30,13 +39,6 @@ from core_jax.workdir import save_config
 from experiments import verification
 from experiments.console import parse_flags, print_table, run_command, say
 
-LABEL_ARCHITECTURES = {  # of `transformers`, by what is labelled
-    "classification": "BertForSequenceClassification",
-    "regression": "BertForSequenceClassification",
-    "token": "BertForTokenClassification",
-    "span": "BertForQuestionAnswering",
-    "choice": "BertForMultipleChoice",
-}
 DIFFERENT = 1  # exit code of a --verify that finds more than rounding
 
 

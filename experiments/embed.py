@@ -6,7 +6,6 @@ Type the same command again and it goes on where it stopped.
 import dataclasses
 import importlib.util
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from rich import progress
 
 from bert_jax.embedding import embed_texts, encoder_params, make_embedder
 from bert_jax.starting_points import open_starting_point
-from core_jax.config import require, to_json
+from core_jax.config import ELASTIC, differences, from_json, require, to_json
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh, tree_shardings
 from core_jax.sources import check_source, read_documents
@@ -41,8 +40,8 @@ class Embedding:
     pooling: Literal["mean", "cls", "max"] = "mean"  # over the tokens of a text
     normalize: bool = False  # whether each vector is scaled to length 1
     sequence_length: int = 256  # tokens of a text at most; what is longer is cut off
-    batch_size: int = 128  # texts that are computed together
-    mesh: str = "data:-1"  # devices by axis, as for pretraining
+    batch_size: int = dataclasses.field(default=128, metadata=ELASTIC)  # texts that are computed together
+    mesh: str = dataclasses.field(default="data:-1", metadata=ELASTIC)  # devices by axis, as for pretraining
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of computation
 
     def __post_init__(self):
@@ -87,14 +86,10 @@ def claim(parts: str, flags: Embedding) -> None:
         write_atomically(settings, to_json(flags))
         return
     with open(settings, encoding="utf-8") as file:
-        before, now = json.load(file), json.loads(to_json(flags))
-    elastic = {"batch_size", "mesh"}
-    changed = [
-        f"--{name}: {before.get(name)!r} there, {now[name]!r} now" for name in now if before.get(name) != now[name]
-    ]
-    changed = [line for line in changed if line[2:].partition(":")[0] not in elastic]
+        changed = differences(flags, from_json(Embedding, file.read()))
     if changed:
-        raise UserError(f"{parts} is of another command ({'; '.join(changed)}): repeat that, or delete the folder")
+        lines = (f"--{name}: {theirs!r} there, {ours!r} now" for name, (ours, theirs) in changed.items())
+        raise UserError(f"{parts} is of another command ({'; '.join(lines)}): repeat that, or delete the folder")
 
 
 def write_parts(flags: Embedding, parts: str, source: dict) -> Iterator[int]:

@@ -65,8 +65,7 @@ def main(arguments: list[str]) -> int:
     if len(runs) == 1:
         tuning_results.show(workdir, finetuning.sample_text(config.labels, material.validation.records[0]))
     else:
-        head = finetuning.head_of(config.labels)
-        tuning_results.compare(workdir, config.labels.task, found, baseline(material.validation, head))
+        tuning_results.compare(workdir, config.labels.task, found, baseline(material.validation))
     return 0
 
 

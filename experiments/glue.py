@@ -15,7 +15,7 @@ from bert_jax import finetuning
 from bert_jax.known_tasks import KNOWN_TASKS
 from core_jax.config import require
 from core_jax.errors import UserError
-from experiments import finetune, tuning_results
+from experiments import finetune, results
 from experiments.console import format_value, parse_flags, print_table, run_command, say
 from experiments.tuning_results import mean_text, published_text
 
@@ -103,7 +103,7 @@ def values_of(workdir: str, score: str) -> list[float]:
     runs = epath.Path(workdir) / "runs.json"
     if runs.exists():
         return json.loads(runs.read_text())["all seeds"][score]["runs"]
-    summary = tuning_results.load(workdir)
+    summary = results.load(workdir)
     assert summary is not None
     return [summary[score]]
 

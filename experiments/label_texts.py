@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 from bert_jax.answers import Answers, collect_answers, predictions
-from bert_jax.finetuning import LabelModel, columns_of, encode, open_label_model
-from bert_jax.labelled_texts import Columns
+from bert_jax.finetuning import LabelModel, encode, open_label_model, wanted_columns
 from bert_jax.labelling import make_answers
 from bert_jax.model import Head
 from core_jax.config import require
@@ -37,12 +36,12 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
     require(bool(texts or place), "no text given; type one, give --input=FILE, or send lines to standard input")
     mesh = parse_mesh(mesh_text)
     tuned = open_label_model(init, mesh, lambda message: print(message, file=sys.stderr))
-    head, columns = tuned.model.head, columns_of(tuned.labels)
+    head, needed = tuned.model.head, wanted_columns(tuned.labels, labelled=False)
     answer = make_answers(tuned.model)
     with _lines(texts, place) as lines:
         numbered = enumerate(lines, start=1)
         while part := list(itertools.islice(numbered, TEXTS_AT_ONCE)):
-            records = [parse_record(text, number, head, columns) for number, text in part]
+            records = [parse_record(text, number, head, needed) for number, text in part]
             examples = encode(tuned.labels, records, tuned.tokenizer, tuned.classes, labelled=False)
             answers = collect_answers(
                 answer,
@@ -51,7 +50,7 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
                 mesh,
                 batch_size=BATCH,
                 sequence_length=tuned.labels.sequence_length,
-                context_column=columns.text,
+                context_column=tuned.labels.text_column,
             )
             assert answers is not None
             _print(records, answers, tuned)
@@ -69,9 +68,14 @@ def _lines(texts: Sequence[str], place: str) -> Iterator[Iterable[str]]:
         yield (line.rstrip("\n") for line in file if line.strip())
 
 
-def parse_record(text: str, number: int, head: Head, columns: Columns) -> dict[str, Any]:
-    """A line -> the columns of its record.
+def parse_record(text: str, number: int, head: Head, needed: Sequence[str]) -> dict[str, Any]:
+    """A line -> its record.
 
+    Args:
+      text: plain, or a JSON object of columns.
+      number: of the line, for messages.
+      head: what is labelled.
+      needed: columns that the model reads, the text first.
     Raises:
       UserError: it has not all columns that the model reads.
     """
@@ -79,23 +83,21 @@ def parse_record(text: str, number: int, head: Head, columns: Columns) -> dict[s
         record: Any = json.loads(text) if text.lstrip().startswith("{") else None
     except json.JSONDecodeError as error:
         raise UserError(f"text {number} is not the JSON object that it looks like: {error}") from None
-    needed = [name for name in (columns.text, columns.second, *columns.choices) if name]
     if record is None:
         example = json.dumps(dict.fromkeys(needed, "..."))
         require(len(needed) == 1, f"text {number}: this model reads {', '.join(needed)}; give JSON such as {example}")
-        record = {columns.text: text}
+        record = {needed[0]: text}
     missing = [name for name in needed if name not in record]
     require(not missing, f"text {number} lacks {', '.join(missing)}; it has {', '.join(record) or 'nothing'}")
-    if head == "token" and isinstance(record[columns.text], str):
-        record[columns.text] = record[columns.text].split()
+    if head == "token" and isinstance(record[needed[0]], str):
+        record[needed[0]] = record[needed[0]].split()
     return record
 
 
 def _print(records: Sequence[dict[str, Any]], answers: Answers, tuned: LabelModel) -> None:
     if jax.process_index() != 0:
         return
-    head, columns = tuned.model.head, columns_of(tuned.labels)
-    shown = [name for name in (columns.text, columns.second, *columns.choices) if name]
+    head, shown = tuned.model.head, wanted_columns(tuned.labels, labelled=False)
     found = predictions(answers, head, tuned.classes, may_be_empty=True)
     for record, value, raw in zip(records, found, answers.values, strict=True):
         line = {name: record[name] for name in shown} | {"tags" if head == "token" else "label": value}

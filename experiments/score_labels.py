@@ -35,7 +35,7 @@ def score(
       UserError: the run or the examples cannot be read, or do not fit each other.
     """
     tuned = finetuning.open_label_model(init, mesh, say)
-    labels, head, columns = tuned.labels, tuned.model.head, finetuning.columns_of(tuned.labels)
+    labels, columns = tuned.labels, finetuning.columns_of(tuned.labels)
     if data:
         records = finetuning.read_labelled(labels, data, split, data_dir=data_dir)
     else:
@@ -54,10 +54,10 @@ def score(
     if answers is None:
         return None
     require(len(answers.values) == len(records), f"{len(answers.values)} of {len(records)} examples were answered")
-    scores = score_answers(answers, examples, head, columns, tuned.classes)
+    scores = score_answers(answers, examples, columns, tuned.classes)
     name = data or "validation"
     title = f"{labels.task} in {init}: {len(records):,} examples"
-    tuning_results.show_scores(title, labels.task, {name: scores}, baseline(examples, head))
+    tuning_results.show_scores(title, labels.task, {name: scores}, baseline(examples))
     if output:
         write_atomically(output, json.dumps({"data": name, "examples": len(records)} | scores, indent=2) + "\n")
     return scores

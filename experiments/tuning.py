@@ -12,15 +12,15 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from bert_jax import finetuning
-from bert_jax.answers import METRICS, Answers, collect_answers, score_answers
+from bert_jax.answers import Answers, collect_answers, score_answers
 from bert_jax.finetuning_config import BertFinetuning
-from bert_jax.known_tasks import KNOWN_TASKS
 from bert_jax.labelled_rows import labelled_batches
 from bert_jax.labelled_texts import LabelledExamples
 from bert_jax.labelling import initial_label_params, make_answers
 from bert_jax.model import BertForLabels
 from bert_jax.pretraining import identity
 from bert_jax.starting_points import StartingPoint
+from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
 from core_jax.checkpoints import Checkpoints, saved_steps
 from core_jax.config import OptimizerConfig
 from core_jax.distributed import first_decides
@@ -69,24 +69,22 @@ class Run:
     @functools.cached_property
     def epoch_steps(self) -> int:
         """Steps of an epoch."""
-        return max(1, round(len(self.material.train.texts) / self.config.tuning.global_batch_size))
+        return epoch_steps(self.config.tuning, len(self.material.train.texts))
 
     @functools.cached_property
     def steps(self) -> int:
         """Steps in all."""
-        return max(1, round(self.config.tuning.epochs * self.epoch_steps))
+        return all_steps(self.config.tuning, len(self.material.train.texts))
 
     @functools.cached_property
     def optimizer(self) -> OptimizerConfig:
         """With its warm-up in steps."""
-        warmup = self.config.optimizer.warmup_steps or round(self.config.tuning.warmup_fraction * self.steps)
-        return dataclasses.replace(self.config.optimizer, warmup_steps=warmup)
+        return with_warmup(self.config, self.steps)
 
     @functools.cached_property
     def metric(self) -> str:
         """The score that chooses the best epoch."""
-        known = KNOWN_TASKS.get(self.config.labels.task)
-        return known.metric if known else METRICS[self.model.head]
+        return finetuning.metric_of(self.config.labels)
 
     @functools.cached_property
     def answer(self) -> Callable[..., Any]:
@@ -110,7 +108,7 @@ class Run:
     def score(self, answers: Answers, examples: LabelledExamples) -> dict[str, float]:
         """Scores of answers to examples."""
         columns = finetuning.columns_of(self.config.labels)
-        return score_answers(answers, examples, self.model.head, columns, self.material.classes)
+        return score_answers(answers, examples, columns, self.material.classes)
 
 
 @functools.lru_cache(maxsize=8)
@@ -129,6 +127,7 @@ class EpochScores:
         self._folder = os.path.join(run.workdir, "best")
         marks = identity(run.material.start.tokenizer)
         self._best = Checkpoints(self._folder, keep=1, identity=marks, report=say)
+        self.is_stuck = self._look()
 
     def record(self, number: int, values: dict[str, float]) -> None:
         """Writes down what was measured in training."""
@@ -148,10 +147,11 @@ class EpochScores:
                 self._best.save(number, State(state.step, state.params, {}, state.key))
             self._best.wait()  # before the score is written: it would be the best, with no parameters of it
         self._recorder.write(number, "validation", scores)
+        self.is_stuck = self._look()
         say(self._line(number, scores))
 
-    def is_stuck(self) -> bool:
-        """Whether as many epochs as --patience says brought nothing better."""
+    def _look(self):
+        """Whether as many epochs as --patience says brought nothing better; only a score changes it."""
         history = self.history
         return bool(history.patience) and first_decides(lambda: history.is_stuck(self.run.epoch_steps))
 
@@ -201,8 +201,7 @@ def starting_state(run: Run) -> tuple[Checkpoints, State]:
         state = dataclasses.replace(state, params=params)
         say(f"{run.workdir}: {_describe(run, params)}; fresh: {', '.join(fresh)}")
     if jax.process_index() == 0:
-        parts = (run.config.labels, run.model, material.start.tokenizer, material.classes)
-        finetuning.LabelModel(*parts, None).save_parts(run.workdir)
+        finetuning.save_label_model(run.workdir, run.model, material.start.tokenizer, material.classes)
     return checkpoints, state
 
 
@@ -236,7 +235,7 @@ def _loop(run: Run, state: State, stopwatch: Stopwatch, checkpoints: Checkpoints
             evaluate=scores.score,
             save=checkpoints.save,
             advance=bar.advance,
-            stopping=lambda: run.material.stopping() or scores.is_stuck(),
+            stopping=lambda: run.material.stopping() or scores.is_stuck,
         )
         cadence = cadence_of(run)
         return fit(state, step, batches, last_step=run.steps, cadence=cadence, hooks=hooks, stopwatch=stopwatch)

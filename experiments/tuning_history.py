@@ -1,10 +1,9 @@
 """The scores of a run after each epoch, as its metrics.jsonl holds them."""
 
 import dataclasses
-import json
 from typing import Any
 
-from etils import epath
+from core_jax.workdir import read_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +16,7 @@ class History:
 
     def lines(self, split: str) -> list[dict[str, Any]]:
         """The lines of a split, oldest first."""
-        path = epath.Path(self.workdir) / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line for line in lines if line["split"] == split]
+        return [line for line in read_records(self.workdir) if line["split"] == split]
 
     def best(self) -> dict[str, Any] | None:
         """The line of the best epoch, the first of equal ones."""

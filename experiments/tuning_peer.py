@@ -10,18 +10,18 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from bert_jax import finetuning
-from bert_jax.answers import METRICS, Answers, answers_by_example, score_answers
+from bert_jax.answers import Answers, answers_by_example, score_answers
 from bert_jax.finetuning_config import BertFinetuning
-from bert_jax.labelled_rows import IGNORED, LabelledTexts
+from bert_jax.labelled_rows import IGNORED, LabelledTexts, batches_by_length, draw_examples
 from bert_jax.labelled_texts import LabelledExamples
-from bert_jax.weights import read_hf
+from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
+from bert_jax.weights import LABEL_ARCHITECTURES, read_hf
 from core_jax.config import require
 from core_jax.data import Order
 from core_jax.workdir import write_atomically
@@ -29,13 +29,6 @@ from experiments.console import format_value, parse_flags, run_command, say
 from experiments.finetune import Finetune, defaults
 from experiments.verification import import_peer
 
-CLASSES = {  # of `transformers`, by what is labelled
-    "classification": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "token": "AutoModelForTokenClassification",
-    "span": "AutoModelForQuestionAnswering",
-    "choice": "AutoModelForMultipleChoice",
-}
 NO_LABEL = -100  # of the peer's cross-entropy
 
 
@@ -67,34 +60,32 @@ def train(config: BertFinetuning) -> dict[str, Any]:
     records, validation, others = finetuning.read_sets(labels)
     classes = finetuning.classes_of(labels, records)
     outputs = {} if head in ("span", "choice") else {"num_labels": max(1, len(classes))}
-    model = getattr(transformers, CLASSES[head]).from_pretrained(start, dtype="float32", **outputs)
+    model = getattr(transformers, LABEL_ARCHITECTURES[head]).from_pretrained(start, dtype="float32", **outputs)
     data = finetuning.encode(labels, records, tokenizer, classes, weigh=True).texts
     sets = {"validation": validation} | others
     sets = {name: finetuning.encode(labels, rows, tokenizer, classes) for name, rows in sets.items()}
     size, columns = config.tuning.global_batch_size, finetuning.columns_of(labels)
-    epoch_steps = max(1, round(len(data) / size))
-    steps = max(1, round(config.tuning.epochs * epoch_steps))
+    in_epoch, steps = epoch_steps(config.tuning, len(data)), all_steps(config.tuning, len(data))
+    metric = finetuning.metric_of(labels)
     optimizer, schedule = make_optimizer(model, config, steps)
     order, losses, curve, best, began = Order(len(data), config.tuning.seed), [], [], None, time.perf_counter()
     for step in range(steps):
-        drawn = np.array([order(step * size + place)[1] for place in range(size)])
-        loss = model.train()(**inputs_of(data, drawn, labelled=True)).loss
+        loss = model.train()(**inputs_of(data, draw_examples(order, step, size))).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if (step + 1) % epoch_steps and step + 1 < steps:
+        if (step + 1) % in_epoch and step + 1 < steps:
             continue
         found = {}
         for name, examples in sets.items():
             answers = ask(model, examples, size * 2, labels.text_column)
-            found[name] = score_answers(answers, examples, head, columns, classes)
+            found[name] = score_answers(answers, examples, columns, classes)
         curve.append({"step": step + 1, "training_loss": float(np.mean(losses)), **found["validation"]})
         losses = []
         say("  ".join(f"{name} {format_value(name, value)}" for name, value in curve[-1].items()))
-        metric = METRICS[head]
         if best is None or found["validation"][metric] > best["validation"][metric]:
             best = found
     assert best is not None
@@ -105,17 +96,16 @@ def train(config: BertFinetuning) -> dict[str, Any]:
 def make_optimizer(model: Any, config: BertFinetuning, steps: int) -> tuple[Any, Any]:
     """AdamW and its schedule, warm-up and linear to 0, as a Trainer has them."""
     torch, transformers = import_peer()
-    ours = config.optimizer
+    ours = with_warmup(config, steps)
     groups = [
         {"params": [leaf for leaf in model.parameters() if (leaf.ndim > 1) == decayed], "weight_decay": rate}
         for decayed, rate in ((True, ours.weight_decay), (False, 0.0))
     ]
     adam = torch.optim.AdamW(groups, lr=ours.learning_rate, betas=(ours.beta1, ours.beta2), eps=ours.epsilon)
-    warmup = ours.warmup_steps or round(config.tuning.warmup_fraction * steps)
-    return adam, transformers.get_linear_schedule_with_warmup(adam, warmup, steps)
+    return adam, transformers.get_linear_schedule_with_warmup(adam, ours.warmup_steps, steps)
 
 
-def inputs_of(data: LabelledTexts, drawn: Int[np.ndarray, " G"], *, labelled: bool) -> dict[str, Any]:
+def inputs_of(data: LabelledTexts, drawn: Int[np.ndarray, " G"]) -> dict[str, Any]:
     """A batch as the peer has it: a text in a row, padded to the longest."""
     torch, _ = import_peer()
     texts = data.members(drawn)
@@ -138,8 +128,6 @@ def inputs_of(data: LabelledTexts, drawn: Int[np.ndarray, " G"], *, labelled: bo
         del rows["labels"]
         spans = {"start_positions": given[..., 0], "end_positions": given[..., 1]} if data.head == "span" else {}
         rows |= spans or {"labels": given}
-    if not labelled:
-        rows = {name: rows[name] for name in names[:3]}
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in rows.items()}
 
 
@@ -149,7 +137,7 @@ def ask(model: Any, examples: LabelledExamples, batch_size: int, context_column:
     data, found, losses = examples.texts, {}, []
     for drawn in batches_by_length(data, batch_size):
         with torch.inference_mode():
-            out = model.eval()(**inputs_of(data, drawn, labelled=True))
+            out = model.eval()(**inputs_of(data, drawn))
         losses.append((out.loss.item(), len(drawn)))
         members = data.members(drawn)
         logits = np.stack([out.start_logits, out.end_logits], 1) if data.head == "span" else out.logits.numpy()
@@ -161,14 +149,6 @@ def ask(model: Any, examples: LabelledExamples, batch_size: int, context_column:
     loss = sum(value * count for value, count in losses) / sum(count for _, count in losses)
     values = answers_by_example(examples, [found[text] for text in range(len(data.tokens))], context_column)
     return Answers(loss if math.isfinite(loss) else math.nan, values)
-
-
-def batches_by_length(data: LabelledTexts, batch_size: int) -> Iterator[Int[np.ndarray, " G"]]:
-    """Every example once, those of about one length together."""
-    longest = [max(len(data.tokens[text]) for text in data.members(np.array([number]))) for number in range(len(data))]
-    order = np.argsort(longest, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 if __name__ == "__main__":

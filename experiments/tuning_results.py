@@ -7,7 +7,6 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,7 +21,7 @@ from core_jax.pictures import confusion_matrix_picture, curves_picture
 from core_jax.stopwatch import Stopwatch
 from core_jax.workdir import write_atomically
 from experiments.console import format_value, print_table, say
-from experiments.results import LIBRARIES, count_parameters, peak_memory_bytes
+from experiments.results import count_parameters, installed_versions, load, peak_memory_bytes
 from experiments.tuning_history import History
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def finish(run: "Run", step: int, history: History, stopwatch: Stopwatch) -> Sco
             "best_step": best["step"],
             "steps": step,
             "task": run.config.labels.task,
-            "baseline": baseline(material.validation, run.model.head),
+            "baseline": baseline(material.validation),
             "train_examples": len(material.train.records),
             "validation_examples": len(material.validation.records),
             "parameters": count_parameters(tuned.params),
@@ -74,7 +73,7 @@ def finish(run: "Run", step: int, history: History, stopwatch: Stopwatch) -> Sco
             **stopwatch.shares(),
             "peak_memory_bytes": peak_memory_bytes(),
             "device": jax.devices()[0].device_kind,
-            "versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in LIBRARIES},
+            "versions": installed_versions(),
             "command": shlex.join(["python", "-m", "experiments.finetune", *sys.argv[1:]]),
         }
         write_atomically(epath.Path(run.workdir) / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -103,12 +102,6 @@ def _draw(run, answers, history):
     if run.model.head == "classification":
         path = os.path.join(run.workdir, "confusion_matrix.png")
         confusion_matrix_picture(path, *_labels(run, answers), run.material.classes)
-
-
-def load(workdir: str) -> dict[str, Any] | None:
-    """What summary.json of a finished run holds, or None where there is none."""
-    path = epath.Path(workdir) / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def show(workdir: str, text: str) -> None:

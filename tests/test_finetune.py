@@ -12,9 +12,8 @@ from bert_jax.weights import read_hf
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, parse_mesh
 from experiments import convert, evaluate, finetune, predict, tuning
-from experiments.console import StopRequest
 from tests.labelled_words import HEADS
-from tests.tiny_tuning import flags, lines, summary, write_records, write_start
+from tests.tiny_tuning import flags, lines, stop_after, summary, write_records, write_start
 
 TIMES = ("useful_tokens_per_second", "steps_per_second")
 
@@ -70,13 +69,7 @@ def test_evaluate_gives_the_same_scores_on_any_mesh(place, tmp_path, capsys):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(place, tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def stop_once(self):
-        asked.append(0)
-        return len(asked) >= 20
-
-    monkeypatch.setattr(StopRequest, "__call__", stop_once)
+    stop_after(monkeypatch, 20)
     again = flags("classification", place, tmp_path / "again", test_data=f"jsonl:{place}/test.jsonl")
     finetune.main(again)
     assert "all is saved" in capsys.readouterr().out

@@ -25,9 +25,8 @@ from core_jax.side_by_side import (
 from core_jax.traffic import list_exchanges
 from core_jax.train import State, abstract_state, compile_step, create_state, make_step
 from experiments import finetune, side_by_side
-from experiments.console import StopRequest
 from tests.labelled_words import HEADS, LENGTH, examples
-from tests.tiny_tuning import flags, lines, summary, write_records, write_start
+from tests.tiny_tuning import flags, lines, stop_after, summary, write_records, write_start
 
 SEEDS = (3, 8)
 CHANGES = {"mesh": "data:4", "epochs": 2, "learning_rate": 0.005, "log_every": 1}
@@ -165,13 +164,7 @@ def test_seeds_side_by_side_are_those_of_one_after_the_other(place, tmp_path, ca
 
 @pytest.mark.slow
 def test_stopped_side_by_side_it_goes_on_one_after_the_other(place, tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def stop_once(self):
-        asked.append(0)
-        return len(asked) >= 4
-
-    monkeypatch.setattr(StopRequest, "__call__", stop_once)
+    stop_after(monkeypatch, 4)
     again = [*flags("classification", place, tmp_path, **CHANGES), "--seeds=2"]
     finetune.main(again)
     assert "all is saved" in capsys.readouterr().out

@@ -6,10 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from bert_jax.labelling import initial_label_params
 from bert_jax.model import Head
 from bert_jax.weights import write_hf
+from core_jax.workdir import read_records
+from experiments.console import StopRequest
 from tests.labelled_words import columns, model, records, tokenizer
 
 FIRST_WORDS = {"low": "w0", "high": "w1"}  # of the texts of a class
@@ -70,5 +73,15 @@ def summary(workdir: pathlib.Path) -> dict:
 
 def lines(workdir: pathlib.Path, split: str) -> list[dict]:
     """Lines of metrics.jsonl of a split."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in found if line["split"] == split]
+    return [line for line in read_records(workdir) if line["split"] == split]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """As if somebody asked the run to end just before it looks for the so-many-th time."""
+    asked = []
+
+    def stopping(self):
+        asked.append(0)
+        return len(asked) >= times
+
+    monkeypatch.setattr(StopRequest, "__call__", stopping)

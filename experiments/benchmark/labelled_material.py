@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax.labelled_rows import draw_examples
 from bert_jax.labelled_texts import join_pair
 from bert_jax.labelling import initial_label_params
 from bert_jax.model import BertForLabels
@@ -107,4 +108,4 @@ def _batches(task: Task, texts: list[Pair], source: LabelledSource) -> list[list
     count = min(len(texts) // EXAMPLES, MEGABATCH)
     require(count > 0, f"{source.data} gives {len(texts)} labelled texts, fewer than a batch of {EXAMPLES}")
     order = Order(len(texts), 0)
-    return [[texts[order(step * EXAMPLES + place)[1]] for place in range(EXAMPLES)] for step in range(count)]
+    return [[texts[number] for number in draw_examples(order, step, EXAMPLES)] for step in range(count)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.embedding import encoder_params, make_embedder, unlabelled_texts
 from bert_jax.finetuning import tuning_step
-from bert_jax.labelled_rows import LabelledTexts, pack_texts, unlabelled_batches
+from bert_jax.labelled_rows import LabelledTexts, pack_texts, unlabelled_batches, without_places
 from bert_jax.labelling import labelling_loss
 from bert_jax.model import BertForLabels
 from core_jax.optimizers import make_optimizer
@@ -43,11 +43,6 @@ def embedding_rows(pairs: Sequence[Pair], work: Workplace) -> list[dict[str, Any
     """All texts in full rows; a batch's "texts" says which stand where."""
     texts = unlabelled_texts([pair.tokens for pair in pairs], work.pad_id)
     return list(unlabelled_batches(texts, batch_size=TEXTS, sequence_length=work.sequence_length, multiple=1))
-
-
-def without_places(batch: dict[str, Any]) -> dict[str, Any]:
-    """What goes to the devices."""
-    return {name: value for name, value in batch.items() if name != "texts"}
 
 
 @dataclasses.dataclass

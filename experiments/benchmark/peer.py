@@ -92,8 +92,13 @@ class Peer:
             optimizer = make_optimizer(model, work.config())
         else:
             model = model.bert.eval()
-            if mode.dtype == "bfloat16":
-                model = model.to(torch.bfloat16)
+        return cls.ready(mode, work, model, optimizer)
+
+    @classmethod
+    def ready(cls, mode: Mode, work: Workplace, model: Any, optimizer: Any) -> Any:
+        """A model as its mode computes it; without an optimizer its weights are in the type of computation."""
+        if optimizer is None and mode.dtype == "bfloat16":
+            model = model.to(torch.bfloat16)
         # Lengths vary from batch to batch.
         compiled = torch.compile(model, dynamic=True) if mode.engine == "compile" else model
         return cls(mode, work, model, compiled, optimizer)

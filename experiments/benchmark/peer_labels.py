@@ -37,10 +37,7 @@ class PeerLabels(Peer):
         else:
             model = model.bert.eval()
             model.pooler = None
-            if mode.dtype == "bfloat16":
-                model = model.to(torch.bfloat16)
-        compiled = torch.compile(model, dynamic=True) if mode.engine == "compile" else model
-        return cls(mode, work, model, compiled, optimizer)
+        return cls.ready(mode, work, model, optimizer)
 
     def batches(self) -> dict[str, list[list[Pair]]]:
         """The peer's batches: as they come, and grouped by length; of texts to embed all are sorted."""
