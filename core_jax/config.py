@@ -33,7 +33,13 @@ class TransformerConfig:
     gelu: Literal["erf", "tanh"]  # exact GELU, or its tanh approximation
     dropout: float = 0.1  # probability of dropping a unit of the embeddings and of each branch's output
     attention_dropout: float = 0.1  # probability of dropping an attention weight
-    initializer_range: float = 0.02  # standard deviation of the truncated normal that weights start from
+    # what kernels start from: a truncated normal, or uniform by their fans (Glorot and Bengio 2010)
+    initializer: Literal["normal", "xavier"] = "normal"
+    initializer_range: float = 0.02  # standard deviation of the truncated normal
+    # probability of dropping a whole branch of an example in the last layer; it rises from 0 in the first
+    stochastic_depth: float = 0.0
+    layer_scale: float = 0.0  # what learnt factors on the outputs of branches start from; 0: there are none
+    qk_norm: bool = False  # LayerNorm on the queries and keys of each head
     scan_layers: bool = False  # one compiled layer run `depth` times: compiles faster, parameters are stacked
     # what the backward pass computes again instead of keeping: nothing, all but matrix products, or everything
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=ELASTIC)
@@ -47,7 +53,7 @@ class TransformerConfig:
     def __post_init__(self):
         for name in ("width", "depth", "heads", "mlp_width"):
             require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "stochastic_depth"):
             rate = getattr(self, name)
             require(0 <= rate < 1, f"--{name}={rate}: expected a probability, at least 0 and below 1")
         require(

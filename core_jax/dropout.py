@@ -79,6 +79,19 @@ def drop_units(x: Float[Array, "B ..."], key: Key[Array, ""], rate: float) -> Fl
     return _drop(x, jax.random.bits(key, (), jnp.uint32), rate)
 
 
+def drop_rows(x: Float[Array, "B ..."], key: Key[Array, ""], rate: Float[Array, ""]) -> Float[Array, "B ..."]:
+    """Sets whole rows to zero with a probability, and scales the others so that the mean stays.
+
+    Args:
+      x: rows.
+      key: the randomness; it does not depend on the mesh.
+      rate: probability of dropping, at least 0 and below 1.
+    Source: Huang et al. 2016, https://arxiv.org/abs/1603.09382
+    """
+    kept = jax.random.uniform(key, (x.shape[0], *(1,) * (x.ndim - 1))) >= rate
+    return jnp.where(kept, x / (1 - rate).astype(x.dtype), jnp.zeros((), x.dtype))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _drop(x, seed, rate):
     rows = jax.lax.broadcasted_iota(jnp.uint32, (x.shape[0], *(1,) * (x.ndim - 1)), 0)

@@ -1,17 +1,20 @@
 """What turns inputs into hidden states.
 
-Axes: B batch, T positions, D width.
+Axes: B batch, T positions, D width, H x W pixels, C channels, P side of a patch.
 """
+
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_units
 from core_jax.matmul import matmul
 from core_jax.sharding import BATCH_AXES, constrain
-from core_jax.transformer import compute_dtype, initializer, layer_norm
+from core_jax.transformer import compute_dtype, initializer, layer_norm, linear
 
 
 class Embedding(nn.Module):
@@ -72,3 +75,75 @@ class TextEmbeddings(nn.Module):
         if train and self.config.dropout:
             hidden = drop_units(hidden, self.make_rng("dropout"), self.config.dropout)
         return constrain(hidden, BATCH_AXES, None, None)
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts images into patches and puts each through one linear layer: a convolution whose stride is its size."""
+
+    config: TransformerConfig
+    patch_size: int
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B T D"]:
+        """The patches of each image, row by row."""
+        side, (batch, height, width, channels) = self.patch_size, images.shape
+        init = nn.initializers.lecun_normal() if self.config.initializer == "xavier" else initializer(self.config)
+        kernel = self.param("kernel", init, (side, side, channels, self.config.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.config.width,), jnp.float32)
+        dtype = compute_dtype(self.config)
+        patches = images.astype(dtype).reshape(batch, height // side, side, width // side, side, channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
+        return linear(patches, kernel.astype(dtype).reshape(-1, self.config.width), bias.astype(dtype))
+
+
+class ImageEmbeddings(nn.Module):
+    """Patches with their positions, behind a class token and registers where there are any; then dropout.
+
+    Source: Dosovitskiy et al. 2020, eq. 1, https://arxiv.org/abs/2010.11929; registers from Darcet et al. 2023,
+      https://arxiv.org/abs/2309.16588: they stand between the class token and the patches, and have no position.
+    """
+
+    config: TransformerConfig
+    patch_size: int
+    grid: tuple[int, int]  # patches of an image, down and across
+    positions: Literal["learned", "sincos"]
+    class_token: bool
+    registers: int
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B T D"]:
+        """Embeds."""
+        config, tokens = self.config, int(self.class_token)
+        patches = PatchEmbedding(config, self.patch_size, name="patch")(images)
+        extra = []
+        if self.positions == "learned":
+            rows = tokens + self.grid[0] * self.grid[1]
+            table = self.param("position", nn.initializers.normal(0.02), (1, rows, config.width))
+        else:
+            table = jnp.pad(sincos_positions(*self.grid, config.width), ((tokens, 0), (0, 0)))[None]
+        table = table.astype(patches.dtype)
+        if self.class_token:
+            extra.append(self.param("class_token", nn.initializers.zeros_init(), (1, 1, config.width)) + table[:, :1])
+        if self.registers:
+            init = nn.initializers.truncated_normal(0.02)
+            extra.append(self.param("registers", init, (1, self.registers, config.width)))
+        front = [jnp.broadcast_to(x, (len(patches), *x.shape[1:])).astype(patches.dtype) for x in extra]
+        hidden = jnp.concatenate([*front, patches + table[:, tokens:]], axis=1)
+        if train and config.dropout:
+            hidden = drop_units(hidden, self.make_rng("dropout"), config.dropout)
+        return constrain(hidden, BATCH_AXES, None, None)
+
+
+def sincos_positions(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> Float[np.ndarray, "T D"]:
+    """Fixed positions on a grid: sines and cosines of the column, then of the row.
+
+    Args:
+      rows, columns: of the grid.
+      width: D, a multiple of 4.
+      temperature: the longest wave is this many times the shortest.
+    Source: Beyer et al. 2022, https://arxiv.org/abs/2205.01580, after Chen et al. 2021 (MoCo v3).
+    """
+    y, x = (axis.reshape(-1, 1) for axis in np.mgrid[:rows, :columns])
+    frequencies = temperature ** -np.linspace(0.0, 1.0, width // 4)
+    waves = [function(axis * frequencies) for axis in (x, y) for function in (np.sin, np.cos)]
+    return np.concatenate(waves, axis=1).astype(np.float32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from core_jax.config import TransformerConfig
-from core_jax.transformer import dense, gelu, layer_norm
+from core_jax.transformer import CrossAttention, Dense, Mlp, dense, gelu, layer_norm
 
 
 def gather_positions(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:
@@ -54,8 +54,27 @@ class Classifier(nn.Module):
 
     config: TransformerConfig
     classes: int
+    zero: bool = False  # whether its kernel is zero at first
+    bias: float = 0.0  # at first
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
         """Logits over the classes."""
-        return dense(self.config, self.classes, "dense")(pooled)
+        init = nn.initializers.zeros_init() if self.zero else None
+        return Dense(self.config, self.classes, init, self.bias, name="dense")(pooled)
+
+
+class AttentionPooler(nn.Module):
+    """One learnt query that attends to all positions, then an MLP. Source: Zhai et al. 2021, section 3.2 ("MAP"),
+    https://arxiv.org/abs/2106.04560"""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+        """One vector for each row."""
+        config = self.config
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, config.width))
+        query = jnp.broadcast_to(probe, (hidden.shape[0], 1, config.width)).astype(hidden.dtype)
+        pooled = CrossAttention(config, name="attention")(query, hidden)
+        return (pooled + Mlp(config, name="mlp")(layer_norm(config, "norm")(pooled)))[:, 0]

@@ -22,6 +22,7 @@ BATCH_AXES = ("data", "fsdp")
 RULES: tuple[tuple[str, P], ...] = (
     (r"token/embedding$", P("tensor", "fsdp")),
     (r"(position|type)/embedding$", P(None, "fsdp")),
+    (r"patch/kernel$", P(None, None, None, "fsdp")),
     (r"attention/(query|key|value)/kernel$", P("fsdp", "tensor", None)),
     (r"attention/(query|key|value)/bias$", P("tensor", None)),
     (r"attention/out/kernel$", P("tensor", None, "fsdp")),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.attention import attend, attend_joint, choose
 from core_jax.config import TransformerConfig
-from core_jax.dropout import drop_units
+from core_jax.dropout import drop_rows, drop_units
 from core_jax.gelu import exact_gelu
 from core_jax.matmul import add_bias, matmul
 from core_jax.sharding import BATCH_AXES, constrain, target_platform
@@ -42,7 +42,9 @@ def compute_dtype(config: TransformerConfig) -> jnp.dtype:
 
 
 def initializer(config: TransformerConfig) -> jax.nn.initializers.Initializer:
-    """Normal cut off at two standard deviations and not rescaled, as in the original BERT."""
+    """Normal cut off at two standard deviations and not rescaled, as in the original BERT; or Xavier's uniform."""
+    if config.initializer == "xavier":
+        return nn.initializers.xavier_uniform()
     return nn.initializers.truncated_normal(config.initializer_range)
 
 
@@ -52,17 +54,20 @@ def layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
 
 
 class Dense(nn.Module):
-    """A linear layer: kernel from `initializer`, bias from zero."""
+    """A linear layer: kernel from `initializer` unless another is given, bias constant at first."""
 
     config: TransformerConfig
     features: int
+    kernel_init: jax.nn.initializers.Initializer | None = None
+    bias: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Transforms the last axis."""
         dtype = compute_dtype(self.config)
-        kernel = self.param("kernel", initializer(self.config), (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        init = self.kernel_init or initializer(self.config)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(self.bias), (self.features,), jnp.float32)
         return linear(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype))
 
 
@@ -121,16 +126,36 @@ class Attention(nn.Module):
         }
         projections = [HeadProjection(config, name=name)() for name in ("query", "key", "value")]
         implementation = choose(config.attention, x.shape[1], config.width // config.heads, x.dtype, drops=drops)
-        if implementation == "fused":  # one product for all three: x is read once
+        if implementation == "fused" and not config.qk_norm:  # one product for all three: x is read once
             kernel, bias = (jnp.stack(parts, axis=-2) for parts in zip(*projections, strict=True))  # D H 3 K, H 3 K
             mixed = attend_joint(linear(x, kernel, bias).reshape(shape), segments, **dropout)
             # Without this the compiler for TPU copies the kernel's output to another layout, twice.
             mixed = jax.lax.optimization_barrier(mixed)
         else:
             query, key, value = (linear(x, *parts).reshape(shape) for parts in projections)
+            if config.qk_norm:
+                query, key = layer_norm(config, "query_norm")(query), layer_norm(config, "key_norm")(key)
             both = {"query_segments": segments, "key_segments": segments}
             mixed = attend(query, key, value, **both, **dropout, implementation=implementation)
         mixed = checkpoint_name(mixed.reshape(x.shape), ATTENTION_NAME)
+        return linear(mixed, *HeadProjection(config, merges=True, name="out")())
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of some positions to others."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], others: Float[Array, "B S D"]) -> Hidden:
+        """A mean of `others` for each position of `x`."""
+        config, dtype = self.config, compute_dtype(self.config)
+        heads = lambda y: (*y.shape[:2], config.heads, -1)  # noqa: E731
+        sources = {"query": x.astype(dtype), "key": others.astype(dtype), "value": others.astype(dtype)}
+        query, key, value = (
+            linear(y, *HeadProjection(config, name=name)()).reshape(heads(y)) for name, y in sources.items()
+        )
+        mixed = attend(query, key, value, implementation="xla").reshape(x.shape)
         return linear(mixed, *HeadProjection(config, merges=True, name="out")())
 
 
@@ -149,26 +174,36 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each a residual branch.
 
-    Source: post-norm as in Vaswani et al. 2017 and Devlin et al. 2018; pre-norm as in Dosovitskiy et al. 2020.
+    Source: post-norm as in Vaswani et al. 2017 and Devlin et al. 2018; pre-norm as in Dosovitskiy et al. 2020;
+      LayerScale from Touvron et al. 2021, https://arxiv.org/abs/2103.17239; stochastic depth from Huang et al. 2016,
+      https://arxiv.org/abs/1603.09382
     """
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Hidden, segments: Segments | None, train: bool) -> Hidden:
-        """One layer; shapes stay as they are."""
+    def __call__(
+        self, x: Hidden, segments: Segments | None, train: bool, depth_rate: Float[Array, ""] | None = None
+    ) -> Hidden:
+        """One layer; shapes stay as they are. `depth_rate` is its probability of stochastic depth."""
         config = self.config
         attention, mlp = Attention(config, name="attention"), Mlp(config, name="mlp")
 
-        def drop(y):
-            return drop_units(y, self.make_rng("dropout"), config.dropout) if train and config.dropout else y
+        def branch(y, name):
+            if config.layer_scale:
+                y = y * self.param(name, nn.initializers.constant(config.layer_scale), (config.width,)).astype(y.dtype)
+            if train and config.dropout:
+                y = drop_units(y, self.make_rng("dropout"), config.dropout)
+            return y if depth_rate is None else drop_rows(y, self.make_rng("dropout"), depth_rate)
 
-        def residual(x, branch, norm):
-            x = x + drop(branch(norm(x))) if config.norm == "pre" else norm(x + drop(branch(x)))
+        def residual(x, function, norm, scale):
+            inner = lambda y: branch(function(y), scale)  # noqa: E731
+            x = x + inner(norm(x)) if config.norm == "pre" else norm(x + inner(x))
             return constrain(x, BATCH_AXES, None, None)
 
-        x = residual(x, lambda y: attention(y, segments, train), layer_norm(config, "attention_norm"))
-        return residual(x, mlp, layer_norm(config, "mlp_norm"))
+        mix = lambda y: attention(y, segments, train)  # noqa: E731
+        x = residual(x, mix, layer_norm(config, "attention_norm"), "attention_scale")
+        return residual(x, mlp, layer_norm(config, "mlp_norm"), "mlp_scale")
 
 
 class Stack(nn.Module):
@@ -184,17 +219,19 @@ class Stack(nn.Module):
         if policy is not None:
             # inside a scan nothing can be merged across layers anyway, and the barriers would only cost
             block = nn.remat(Block, static_argnums=(3,), policy=policy, prevent_cse=not config.scan_layers)
+        drops = train and config.stochastic_depth > 0
+        rates = jnp.linspace(0.0, config.stochastic_depth, config.depth) if drops else None
         if config.scan_layers:
             layers = nn.scan(
-                lambda block, x, _: (block(x, segments, train), None),
+                lambda block, x, rate: (block(x, segments, train, rate), None),
                 variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=config.depth,
             )
-            x, _ = layers(block(config, name="blocks"), x, None)
+            x, _ = layers(block(config, name="blocks"), x, rates)
         else:
             for i in range(config.depth):
-                x = block(config, name=f"block_{i}")(x, segments, train)
+                x = block(config, name=f"block_{i}")(x, segments, train, None if rates is None else rates[i])
         return layer_norm(config, "final_norm")(x) if config.norm == "pre" else x
 
 

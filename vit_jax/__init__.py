@@ -1,0 +1,1 @@
+"""Images: Vision Transformers, their data and their objectives."""

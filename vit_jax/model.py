@@ -1,0 +1,74 @@
+"""ViT as Dosovitskiy et al. 2020 (https://arxiv.org/abs/2010.11929), from the blocks of core_jax.
+
+Axes: B batch, H x W pixels, C channels, T positions, D width, K classes.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from core_jax.embeddings import ImageEmbeddings
+from core_jax.heads import AttentionPooler, Classifier
+from core_jax.transformer import Stack, dense
+from vit_jax.config import VitConfig
+
+Images = Float[Array, "B H W C"]
+
+
+class Vit(nn.Module):
+    """Embeddings, encoder and pooling."""
+
+    config: VitConfig
+
+    def setup(self):
+        """Makes the parts."""
+        config = self.config
+        self.embeddings = ImageEmbeddings(
+            config, config.patch_size, config.grid, config.positions, config.class_token, config.registers
+        )
+        self.encoder = Stack(config)
+        if config.pooling == "attention":
+            self.pooler = AttentionPooler(config)
+
+    def __call__(self, images: Images, *, train: bool = False) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
+        """Reads images.
+
+        Args:
+          images: of the configuration's size, values from -1 to 1.
+          train: whether dropout and stochastic depth are on (they need the "dropout" randomness).
+        Returns:
+          The hidden states of the class token and registers (where there are any) and patches, and what stands for
+          each image.
+        """
+        hidden = self.encoder(self.embeddings(images, train=train), train=train)
+        return hidden, self.pool(hidden)
+
+    def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+        """What stands for an image, from its hidden states."""
+        config = self.config
+        if config.pooling == "token":
+            return hidden[:, 0]
+        patches = hidden[:, int(config.class_token) + config.registers :]
+        return self.pooler(patches) if config.pooling == "attention" else jnp.mean(patches, axis=1)
+
+
+class VitForClassification(nn.Module):
+    """ViT with a linear classifier, behind a tanh layer where the configuration asks for one."""
+
+    config: VitConfig
+    classes: int
+    head_bias: float = 0.0  # that the classifier starts from
+
+    def setup(self):
+        """Makes the parts."""
+        self.vit = Vit(self.config)
+        if self.config.representation:
+            self.representation = dense(self.config, self.config.width, "representation")
+        self.classifier = Classifier(self.config, self.classes, self.config.initializer == "xavier", self.head_bias)
+
+    def __call__(self, images: Images, *, train: bool = False) -> Float[Array, "B K"]:
+        """Logits; arguments as for `Vit`."""
+        _, pooled = self.vit(images, train=train)
+        if self.config.representation:
+            pooled = jnp.tanh(self.representation(pooled))
+        return self.classifier(pooled)
