@@ -105,6 +105,12 @@ def cut_patches(images: Float[Array, "B H W C"], side: int) -> Float[Array, "B T
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
 
 
+def join_patches(patches: Float[Array, "B T F"], rows: int, columns: int, side: int) -> Float[Array, "B H W C"]:
+    """The images whose patches these are: the inverse of `cut_patches`."""
+    images = patches.reshape(len(patches), rows, columns, side, side, -1).transpose(0, 1, 3, 2, 4, 5)
+    return images.reshape(len(patches), rows * side, columns * side, -1)
+
+
 class ImageEmbeddings(nn.Module):
     """Patches with their positions, behind a class token and registers where there are any; then dropout.
 

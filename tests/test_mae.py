@@ -1,6 +1,7 @@
 """The masked autoencoder: equal to that of transformers, and blind to what is hidden."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,7 +13,15 @@ from core_jax.errors import UserError
 from core_jax.sharding import by_path, nested
 from tests.tiny_bert import QUICK
 from vit_jax.config import MaeConfig, VitConfig
-from vit_jax.mae import MaskedAutoencoder, mae_loss, random_order, reconstruction_loss, targets, visible_patches
+from vit_jax.mae import (
+    MaskedAutoencoder,
+    mae_loss,
+    random_order,
+    reconstruct,
+    reconstruction_loss,
+    targets,
+    visible_patches,
+)
 
 CONFIG = VitConfig(
     width=24,
@@ -79,6 +88,23 @@ def test_parts_of_a_batch_add_up(params):
     part, _ = loss(params, batch | {"totals": {"classes": jnp.float32(4.0)}}, jax.random.key(3))
     np.testing.assert_allclose(whole, metrics["reconstruction_loss"][0] / metrics["reconstruction_loss"][1], rtol=1e-6)
     np.testing.assert_allclose(part, whole / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_pictures_show_what_was_seen(params, normalised):
+    model = MaskedAutoencoder(CONFIG, dataclasses.replace(MAE, normalised_pixels=normalised))
+    shown = jax.jit(functools.partial(reconstruct, model), compiler_options=QUICK)(params, images(), jax.random.key(1))
+    np.testing.assert_array_equal(shown["image"], images())
+    kept = np.asarray(shown["seen"] != 0)
+    assert kept.sum() == ROWS * visible_patches(CONFIG, MAE) * 48
+    np.testing.assert_array_equal(shown["seen"][kept], images()[kept])
+    np.testing.assert_array_equal(shown["filled in"][kept], images()[kept])
+    assert np.abs(shown["filled in"] - images())[~kept].min() > 0
+    if not normalised:  # the loss is the mean square of what the pictures show
+        order, wanted = random_order(CONFIG, jax.random.key(1), ROWS), targets(CONFIG, model.mae, images())
+        predicted: Any = model.apply({"params": params}, images(), order)
+        error, _ = reconstruction_loss(predicted, wanted, order, visible_patches(CONFIG, MAE), jnp.ones(ROWS))
+        np.testing.assert_allclose(((shown["filled in"] - images()) ** 2).sum() / 48, error, rtol=1e-5)
 
 
 def test_orders_differ_between_images_and_keys():

@@ -10,9 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from core_jax.embeddings import cut_patches, sincos_positions
+from core_jax.embeddings import cut_patches, join_patches, sincos_positions
 from core_jax.losses import objective
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.train import Loss
@@ -95,9 +95,8 @@ def targets(config: VitConfig, mae: MaeConfig, images: Images) -> Float[Array, "
     patches = cut_patches(images.astype(jnp.float32), config.patch_size)
     if not mae.normalised_pixels:
         return patches
-    centred = patches - jnp.mean(patches, axis=-1, keepdims=True)
-    variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
-    return centred / jnp.sqrt(variance + 1e-6)
+    mean, deviation = _statistics(patches)
+    return (patches - mean) / deviation
 
 
 def reconstruction_loss(
@@ -114,6 +113,37 @@ def reconstruction_loss(
     return jnp.sum(errors * counts), jnp.sum(counts)
 
 
+def reconstruct(
+    model: MaskedAutoencoder, params: PyTree, images: Images, key: Key[Array, ""]
+) -> dict[str, Float[Array, "B H W C"]]:
+    """What the model makes of images that it sees in part.
+
+    Args:
+      model: with normalised pixels it knows each patch but for mean and deviation, which are taken from the image.
+      params: of the model.
+      images: of the configuration's size.
+      key: says which patches are hidden.
+    Returns:
+      "image", "seen" (hidden patches are 0: grey), and "filled in" (seen patches, and predictions of the others).
+    """
+    config, visible = model.config, visible_patches(model.config, model.mae)
+    order = random_order(config, key, len(images))
+    predicted: Any = model.apply({"params": params}, images, order)
+    patches = cut_patches(images.astype(jnp.float32), config.patch_size)
+    if model.mae.normalised_pixels:
+        mean, deviation = _statistics(patches)
+        predicted = predicted * deviation + mean
+    seen = (jnp.argsort(order, axis=1) < visible)[:, :, None]
+    found = {"image": patches, "seen": jnp.where(seen, patches, 0.0), "filled in": jnp.where(seen, patches, predicted)}
+    return {name: join_patches(values, *config.grid, config.patch_size) for name, values in found.items()}
+
+
+def _statistics(patches):
+    """Mean of the pixels of each patch, and their deviation with one degree of freedom less."""
+    variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
+    return jnp.mean(patches, axis=-1, keepdims=True), jnp.sqrt(variance + 1e-6)
+
+
 def mae_loss(model: MaskedAutoencoder, *, train: bool) -> Loss:
     """Reconstruction of hidden patches as a task.
 
@@ -126,7 +156,7 @@ def mae_loss(model: MaskedAutoencoder, *, train: bool) -> Loss:
     config, mae = model.config, model.mae
     visible = visible_patches(config, mae)
 
-    def loss(params: Any, batch: dict[str, Any], key: Key[Array, ""]) -> Any:
+    def loss(params: PyTree, batch: dict[str, Any], key: Key[Array, ""]) -> Any:
         images, weights = batch["images"], batch["weights"]["classes"]
         order_key, dropout_key = jax.random.split(key)
         order = random_order(config, order_key, len(images))
