@@ -49,8 +49,13 @@ def read_tensors(folder: pathlib.Path) -> Tensors:
 
 def write_tensors(folder: pathlib.Path, tensors: Tensors) -> None:
     """Writes model.safetensors, marked as `transformers` expects it."""
+    (folder / FILE).write_bytes(pack_tensors(tensors))
+
+
+def pack_tensors(tensors: Tensors) -> bytes:
+    """The content of a safetensors file, marked as `transformers` expects it."""
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    safetensors.numpy.save_file(contiguous, folder / FILE, metadata={"format": "pt"})
+    return safetensors.numpy.save(contiguous, metadata={"format": "pt"})
 
 
 def read_tensor_file(file: pathlib.Path) -> Tensors:
