@@ -165,7 +165,5 @@ def evaluation_batches(examples: Examples, mesh: Mesh, *, batch_size: int, passe
 
 
 def _weightless(example):
-    return example | {
-        "weights": jax.tree.map(np.zeros_like, example["weights"]),
-        "segments": np.zeros_like(example["segments"]),
-    }
+    counted = {name: example[name] for name in ("weights", "segments") if name in example}  # images have no segments
+    return example | jax.tree.map(np.zeros_like, counted)

@@ -86,14 +86,23 @@ class PatchEmbedding(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B T D"]:
         """The patches of each image, row by row."""
-        side, (batch, height, width, channels) = self.patch_size, images.shape
+        side, channels = self.patch_size, images.shape[-1]
         init = nn.initializers.lecun_normal() if self.config.initializer == "xavier" else initializer(self.config)
         kernel = self.param("kernel", init, (side, side, channels, self.config.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.config.width,), jnp.float32)
         dtype = compute_dtype(self.config)
-        patches = images.astype(dtype).reshape(batch, height // side, side, width // side, side, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
-        return linear(patches, kernel.astype(dtype).reshape(-1, self.config.width), bias.astype(dtype))
+        return linear(
+            cut_patches(images.astype(dtype), side),
+            kernel.astype(dtype).reshape(-1, self.config.width),
+            bias.astype(dtype),
+        )
+
+
+def cut_patches(images: Float[Array, "B H W C"], side: int) -> Float[Array, "B T F"]:
+    """The values of the pixels of each patch, row by row; F = side x side x C."""
+    batch, height, width, channels = images.shape
+    patches = images.reshape(batch, height // side, side, width // side, side, channels)
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
 
 
 class ImageEmbeddings(nn.Module):
@@ -134,16 +143,17 @@ class ImageEmbeddings(nn.Module):
         return constrain(hidden, BATCH_AXES, None, None)
 
 
-def sincos_positions(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> Float[np.ndarray, "T D"]:
+def sincos_positions(rows: int, columns: int, width: int, *, endpoint: bool = True) -> Float[np.ndarray, "T D"]:
     """Fixed positions on a grid: sines and cosines of the column, then of the row.
 
     Args:
       rows, columns: of the grid.
       width: D, a multiple of 4.
-      temperature: the longest wave is this many times the shortest.
-    Source: Beyer et al. 2022, https://arxiv.org/abs/2205.01580, after Chen et al. 2021 (MoCo v3).
+      endpoint: whether the longest wave is 10,000 times the shortest, or one step before that.
+    Source: Beyer et al. 2022, https://arxiv.org/abs/2205.01580, after Chen et al. 2021 (MoCo v3); without the endpoint
+      He et al. 2021, https://arxiv.org/abs/2111.06377
     """
     y, x = (axis.reshape(-1, 1) for axis in np.mgrid[:rows, :columns])
-    frequencies = temperature ** -np.linspace(0.0, 1.0, width // 4)
+    frequencies = 10_000.0 ** -np.linspace(0.0, 1.0, width // 4, endpoint=endpoint)
     waves = [function(axis * frequencies) for axis in (x, y) for function in (np.sin, np.cos)]
     return np.concatenate(waves, axis=1).astype(np.float32)

@@ -73,6 +73,27 @@ class VitConfig(TransformerConfig):
         return int(self.class_token) + self.registers + self.grid[0] * self.grid[1]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaeConfig:
+    """Masked autoencoding: what is hidden, and the decoder that fills it in."""
+
+    mask_share: float = 0.75  # of the patches, that are hidden
+    decoder_width: int = 512  # size of the decoder's hidden states; its MLP is four times as wide
+    decoder_depth: int = 8  # layers of the decoder
+    decoder_heads: int = 16  # attention heads of the decoder
+    normalised_pixels: bool = True  # whether the pixels of each patch are predicted less their mean, by their deviation
+
+    def __post_init__(self):
+        require(0 < self.mask_share < 1, f"--mask_share={self.mask_share}: expected a share, more than 0 and below 1")
+        for name in ("decoder_width", "decoder_depth", "decoder_heads"):
+            require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
+        require(
+            self.decoder_width % self.decoder_heads == 0,
+            f"--decoder_width={self.decoder_width} does not divide into --decoder_heads={self.decoder_heads}",
+        )
+        require(self.decoder_width % 4 == 0, f"--decoder_width={self.decoder_width}: expected a multiple of 4")
+
+
 # Tiny and small: Touvron et al. 2020 (DeiT), https://arxiv.org/abs/2012.12877, table 1, as Steiner et al. 2021 use
 # them; base, large and huge: Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929, table 1.
 TINY = VitConfig(width=192, depth=12, heads=3, mlp_width=768)

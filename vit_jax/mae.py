@@ -1,0 +1,141 @@
+"""The masked autoencoder of He et al. 2021 (https://arxiv.org/abs/2111.06377): ViT learns from images without labels.
+
+Axes: B batch, H x W pixels, C channels, N patches, V visible patches, T positions, D width, F values of the pixels of a
+patch.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from core_jax.embeddings import cut_patches, sincos_positions
+from core_jax.losses import objective
+from core_jax.sharding import BATCH_AXES, constrain
+from core_jax.train import Loss
+from core_jax.transformer import Stack, compute_dtype, dense
+from vit_jax.config import MaeConfig, VitConfig
+from vit_jax.model import Images, Vit
+
+Order = Int[Array, "B N"]
+
+
+class MaskedAutoencoder(nn.Module):
+    """A ViT that sees some of the patches, and a smaller Transformer that fills in the others."""
+
+    config: VitConfig
+    mae: MaeConfig
+
+    def setup(self):
+        """Makes the parts."""
+        config, mae = self.config, self.mae
+        decoder = dataclasses.replace(
+            config,
+            width=mae.decoder_width,
+            depth=mae.decoder_depth,
+            heads=mae.decoder_heads,
+            mlp_width=4 * mae.decoder_width,
+            stochastic_depth=0.0,
+        )
+        self.vit = Vit(config)
+        self.decoder_embedding = dense(decoder, decoder.width, "decoder_embedding")
+        self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, decoder.width))
+        self.decoder = Stack(decoder)
+        self.pixels = dense(config, config.patch_size**2 * config.channels, "pixels")
+
+    def __call__(self, images: Images, order: Order, *, train: bool = False) -> Float[Array, "B N F"]:
+        """Predicts the pixels of every patch.
+
+        Args:
+          images: of the configuration's size.
+          order: of the patches of each image: the first of them are seen, the others are not.
+          train: as for `Vit`.
+        """
+        config, front = self.config, int(self.config.class_token) + self.config.registers
+        embedded = self.vit.embeddings(images, train=train)
+        seen = order[:, : visible_patches(config, self.mae), None]
+        visible = jnp.take_along_axis(embedded[:, front:], seen, axis=1)
+        hidden = self.vit.encoder(jnp.concatenate([embedded[:, :front], visible], axis=1), train=train)
+        hidden = self.decoder_embedding(hidden)
+        hidden = self.decoder(self.with_masks(hidden, order, front), train=train)
+        return self.pixels(hidden[:, front:])
+
+    def with_masks(self, hidden: Float[Array, "B T D"], order: Order, front: int) -> Float[Array, "B S D"]:
+        """Puts the visible patches where they were in the image, a mask's token everywhere else, and adds positions."""
+        rows, columns = self.config.grid
+        batch, width = len(hidden), hidden.shape[-1]
+        hidden_count = rows * columns - (hidden.shape[1] - front)
+        masks = jnp.broadcast_to(self.mask_token, (batch, hidden_count, width)).astype(hidden.dtype)
+        shuffled = jnp.concatenate([hidden[:, front:], masks], axis=1)
+        patches = jnp.take_along_axis(shuffled, jnp.argsort(order, axis=1)[:, :, None], axis=1)
+        positions = sincos_positions(rows, columns, width, endpoint=False).astype(compute_dtype(self.config))
+        patches = patches + jnp.asarray(positions)[None]
+        return constrain(jnp.concatenate([hidden[:, :front], patches], axis=1), BATCH_AXES, None, None)
+
+
+def visible_patches(config: VitConfig, mae: MaeConfig) -> int:
+    """How many patches of an image the encoder sees; at least one."""
+    return max(int(config.grid[0] * config.grid[1] * (1 - mae.mask_share)), 1)
+
+
+def random_order(config: VitConfig, key: Key[Array, ""], batch: int) -> Order:
+    """A random order of the patches of each image; it does not depend on the mesh."""
+    return jnp.argsort(jax.random.uniform(key, (batch, config.grid[0] * config.grid[1])), axis=1)
+
+
+def targets(config: VitConfig, mae: MaeConfig, images: Images) -> Float[Array, "B N F"]:
+    """What is to be predicted: the pixels of each patch, by default normalised by their own mean and deviation.
+
+    Source: He et al. 2021, section 3; the deviation has one degree of freedom less, as in
+      https://github.com/facebookresearch/mae (models_mae.py)
+    """
+    patches = cut_patches(images.astype(jnp.float32), config.patch_size)
+    if not mae.normalised_pixels:
+        return patches
+    centred = patches - jnp.mean(patches, axis=-1, keepdims=True)
+    variance = jnp.var(patches, axis=-1, keepdims=True, ddof=1)
+    return centred / jnp.sqrt(variance + 1e-6)
+
+
+def reconstruction_loss(
+    predicted: Float[Array, "B N F"],
+    wanted: Float[Array, "B N F"],
+    order: Order,
+    visible: int,
+    weights: Float[Array, " B"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean squared error of the patches that were not seen: (sum over them, weight of them)."""
+    hidden = jnp.argsort(order, axis=1) >= visible
+    errors = jnp.mean((predicted.astype(jnp.float32) - wanted) ** 2, axis=-1)
+    counts = hidden * weights[:, None]
+    return jnp.sum(errors * counts), jnp.sum(counts)
+
+
+def mae_loss(model: MaskedAutoencoder, *, train: bool) -> Loss:
+    """Reconstruction of hidden patches as a task.
+
+    Args:
+      model: whose parameters are trained.
+      train: whether dropout and stochastic depth are on.
+    Returns:
+      loss(params, batch, key); which patches are hidden follows from the key.
+    """
+    config, mae = model.config, model.mae
+    visible = visible_patches(config, mae)
+
+    def loss(params: Any, batch: dict[str, Any], key: Key[Array, ""]) -> Any:
+        images, weights = batch["images"], batch["weights"]["classes"]
+        order_key, dropout_key = jax.random.split(key)
+        order = random_order(config, order_key, len(images))
+        predicted: Any = model.apply({"params": params}, images, order, train=train, rngs={"dropout": dropout_key})
+        wanted = targets(config, mae, images)
+        error = reconstruction_loss(predicted, wanted, order, visible, weights)
+        # `totals` count images; every image hides as many patches.
+        hidden = config.grid[0] * config.grid[1] - visible
+        terms = {"classes": (error[0] / hidden, error[1] / hidden)}
+        return objective(terms, batch.get("totals")), {"reconstruction_loss": error}
+
+    return loss
