@@ -1,13 +1,15 @@
 """The sizes of a BERT as other programs write them: config.json of `transformers`, bert_config.json of the original."""
 
-import json
 import pathlib
 from typing import Any, Literal
 
 from bert_jax.config import BertConfig
-from bert_jax.peer_names import PEER_GELUS
 from core_jax.config import require
 from core_jax.errors import UserError
+from core_jax.model_folders import label_fields, read_fields, unlike
+from core_jax.peer_names import PEER_GELUS
+
+KIND = "a BERT"
 
 SIZES = {  # ours -> theirs
     "vocab_size": "vocab_size",
@@ -34,22 +36,6 @@ PLAIN = {
 }
 
 
-def read_fields(file: pathlib.Path) -> dict[str, Any]:
-    """The fields of a JSON file.
-
-    Raises:
-      UserError: there is no such file, or it holds something else.
-    """
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{file.parent} holds no {file.name}; expected the folder of a BERT with one") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}); expected the JSON of a BERT's sizes") from error
-    require(isinstance(fields, dict), f"{file} holds no fields; expected the JSON of a BERT's sizes")
-    return fields
-
-
 def from_peer_config(file: pathlib.Path, *, original: bool = False) -> BertConfig:
     """Reads the sizes of a BERT.
 
@@ -61,12 +47,8 @@ def from_peer_config(file: pathlib.Path, *, original: bool = False) -> BertConfi
     Raises:
       UserError: the file cannot be read, lacks a size, or describes another model.
     """
-    fields = read_fields(file)
-    problems = [
-        f"{name} is {fields[name]!r}, expected {plain!r}"
-        for name, plain in PLAIN.items()
-        if fields.get(name, plain) != plain
-    ]
+    fields = read_fields(file, KIND)
+    problems = unlike(fields, PLAIN)
     problems += [f"{name} is missing" for name in SIZES.values() if name not in fields]
     activation = fields.get("hidden_act", "gelu")
     if activation not in GELUS:
@@ -88,7 +70,6 @@ def to_peer_config(config: BertConfig, architecture: str, labels: list[str] | No
       labels: names of the classes, where it has them.
       pad_id: id of the padding token.
     """
-    named = {} if labels is None else {"id2label": dict(enumerate(labels)), "label2id": _numbers(labels)}
     sizes = {theirs: getattr(config, ours) for ours, theirs in (SIZES | OPTIONAL).items()}
     return {
         "architectures": [architecture],
@@ -98,10 +79,5 @@ def to_peer_config(config: BertConfig, architecture: str, labels: list[str] | No
         "pad_token_id": pad_id,
         "tie_word_embeddings": True,
         "dtype": "float32",
-        **named,
+        **label_fields(labels),
     }
-
-
-def _numbers(labels):
-    require(len(set(labels)) == len(labels), f"labels repeat: {', '.join(labels)}; expected each once")
-    return {label: number for number, label in enumerate(labels)}

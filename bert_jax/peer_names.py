@@ -1,11 +1,7 @@
-"""How the parameters of the peer, BERT of `transformers`, are called and shaped, beside ours. NumPy only."""
+"""How the parameters of the peer, BERT of `transformers`, are called, beside ours."""
 
-import math
-import re
+from core_jax import peer_names
 
-import numpy as np
-
-PEER_GELUS = {"erf": "gelu", "tanh": "gelu_pytorch_tanh"}
 MODULES = {  # ours -> the peer's; # is the number of a layer
     "bert/embeddings/token": "bert.embeddings.word_embeddings",
     "bert/embeddings/position": "bert.embeddings.position_embeddings",
@@ -27,44 +23,22 @@ MODULES = {  # ours -> the peer's; # is the number of a layer
     "classifier/dense": "classifier",  # of sequences, tokens, or choices
     "span_classifier/dense": "qa_outputs",
 }
-PEER_MODULES = {theirs: ours for ours, theirs in MODULES.items()}
+
+
+def _rows(ours: str, theirs: str) -> dict[str, str]:
+    if "/embeddings/" in ours and not ours.endswith("norm"):
+        return {f"{ours}/embedding": f"{theirs}.weight"}
+    return (peer_names.norm if ours.endswith("norm") else peer_names.linear)(ours, theirs)
+
+
+TABLE = {path: name for ours, theirs in MODULES.items() for path, name in _rows(ours, theirs).items()}
 
 
 def peer_name(path: str) -> str:
     """The peer's name of our parameter, e.g. `bert/pooler/dense/kernel`."""
-    module, leaf = path.rsplit("/", 1)
-    layer = re.search(r"(?<=block_)\d+", module)
-    name = MODULES[re.sub(r"(?<=block_)\d+", "#", module)] + (".bias" if leaf == "bias" else ".weight")
-    return name.replace("#", layer[0]) if layer else name
+    return peer_names.peer_name(TABLE, path)
 
 
 def our_path(name: str) -> str | None:
     """The inverse of `peer_name`; None for a name that is no parameter of BERT."""
-    module, _, leaf = name.rpartition(".")
-    layer = re.search(r"(?<=layer\.)\d+", module)
-    ours = PEER_MODULES.get(re.sub(r"(?<=layer\.)\d+", "#", module))
-    if ours is None or leaf not in ("weight", "bias"):
-        return None
-    if leaf == "weight":
-        leaf = "scale" if ours.endswith("norm") else "embedding" if "/embeddings/" in ours else "kernel"
-    path = f"{ours}/{leaf}"
-    path = path.replace("#", layer[0]) if layer else path
-    return path if peer_name(path) == name else None
-
-
-def peer_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The peer's shape of our parameter of a shape; the axes of heads are joined."""
-    if path.endswith("kernel"):
-        inputs = len(shape) - 1 if path.endswith("out/kernel") else 1
-        return math.prod(shape[inputs:]), math.prod(shape[:inputs])
-    return (math.prod(shape),) if path.endswith("bias") else shape
-
-
-def to_peer(path: str, ours: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Our array in the peer's shape: a linear layer is transposed there and knows no axis of heads."""
-    return ours.reshape(shape[::-1]).T if path.endswith("kernel") else ours.reshape(shape)
-
-
-def from_peer(path: str, theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `to_peer`; `shape` is ours."""
-    return (theirs.T if path.endswith("kernel") else theirs).reshape(shape)
+    return peer_names.our_path(TABLE, name)

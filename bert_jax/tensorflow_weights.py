@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from bert_jax.peer_config import from_peer_config
-from bert_jax.safetensors_files import Tensors
 from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.weights import Imported, to_params
 from core_jax.errors import UserError
+from core_jax.safetensors_files import Tensors
 
 NOT_WEIGHTS = re.compile(r"(^|/)(adam_m|adam_v|lamb_m|lamb_v|global_step)$")
 TOP_LEVEL = {  # classes of a fine-tuned one, and the head of next sentence prediction

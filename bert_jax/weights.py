@@ -4,11 +4,10 @@ Axes: D width, C classes.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,14 +15,15 @@ import numpy as np
 
 from bert_jax.config import BertConfig
 from bert_jax.model import BertForPretraining, Head
-from bert_jax.peer_config import from_peer_config, read_fields, to_peer_config
-from bert_jax.peer_names import from_peer, our_path, peer_name, peer_shape, to_peer
-from bert_jax.safetensors_files import FILE, Tensors, read_tensors, write_tensors
+from bert_jax.peer_config import KIND, from_peer_config, to_peer_config
+from bert_jax.peer_names import our_path, peer_name
 from bert_jax.tasks import initial_params
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
-from core_jax.atomic_files import new_folder
 from core_jax.errors import UserError
+from core_jax.model_folders import read_fields, read_labels, write_fields, write_folder
+from core_jax.peer_names import check_tensors, from_peer, peer_shape, to_peer
+from core_jax.safetensors_files import FILE, Tensors, read_tensors, write_tensors
 from core_jax.sharding import by_path, nested
 from core_jax.transformer import unstack_layers
 
@@ -86,8 +86,8 @@ def read_hf(folder: str | os.PathLike) -> Imported:
     folder = pathlib.Path(folder).expanduser()
     config = from_peer_config(folder / "config.json")
     params = to_params(read_tensors(folder), config, str(folder))
-    fields = read_fields(folder / "config.json")
-    labels = _labels(fields, params)
+    fields = read_fields(folder / "config.json", KIND)
+    labels = read_labels(fields, len(params["classifier"]["dense"]["bias"])) if "classifier" in params else None
     # The only class that has the parameters of another.
     choice = "BertForMultipleChoice" if "BertForMultipleChoice" in fields.get("architectures", ()) else None
     return Imported(config, _tokenizer(folder, config), params, labels, choice)
@@ -108,16 +108,7 @@ def to_params(tensors: Tensors, config: BertConfig, source: str) -> dict[str, An
     found = {_current_name(name): value for name, value in tensors.items()}
     problems = _untie(found)
     expected = dict(_expected(found, config))
-    problems += [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name}: unknown" for name in sorted(found.keys() - expected.keys())]
-    for name in sorted(expected.keys() & found.keys()):
-        wanted = peer_shape(*expected[name])
-        if found[name].shape != wanted:
-            problems.append(f"{name}: of shape {found[name].shape}, expected {wanted}")
-    if problems:
-        raise UserError(
-            f"the tensors of {source} are not those of a BERT with the sizes in its config:\n  " + "\n  ".join(problems)
-        )
+    check_tensors(found, {name: peer_shape(*ours) for name, ours in expected.items()}, source, KIND, problems)
     return nested({path: from_peer(path, found[name], shape) for name, (path, shape) in expected.items()})
 
 
@@ -146,34 +137,11 @@ def write_hf(
     fields = to_peer_config(config, architecture, labels, tokenizer.pad_id)
 
     def write(temporary: pathlib.Path) -> None:
-        (temporary / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        write_fields(temporary / "config.json", fields)
         write_tensors(temporary, tensors)
         tokenizer.save(temporary)
 
     write_folder(folder, write)
-
-
-def write_folder(folder: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Makes a folder that is there whole or not at all.
-
-    Args:
-      folder: its path; nothing or an empty folder is there.
-      write: fills the folder that it is given.
-    Raises:
-      UserError: something is there already, or it cannot be written.
-    """
-    check_free(folder)
-    try:
-        with new_folder(folder) as temporary:
-            write(temporary)
-    except PermissionError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
-
-
-def check_free(folder: pathlib.Path) -> None:
-    """Raises UserError unless a folder can be made there, or an empty one is there."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: nothing is overwritten; choose a new or an empty folder")
 
 
 def nested_params(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,15 +212,6 @@ def _expected(found: Tensors, config: BertConfig) -> Iterator[tuple[str, tuple[s
     for path, shape in ours.items():
         if _head_of(path) in (None, *there):
             yield peer_name(path), (path, shape)
-
-
-def _labels(fields: dict[str, Any], params: dict[str, Any]) -> list[str] | None:
-    named = fields.get("id2label")
-    if "classifier" not in params or not isinstance(named, dict):
-        return None
-    classes = len(params["classifier"]["dense"]["bias"])
-    numbers = [str(number) for number in range(classes)]
-    return [str(named[number]) for number in numbers] if named.keys() == set(numbers) else None
 
 
 def _tokenizer(folder: pathlib.Path, config: BertConfig) -> Tokenizer:

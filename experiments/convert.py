@@ -24,14 +24,13 @@ from bert_jax.weights import (
     LABEL_ARCHITECTURES,
     Imported,
     architecture_of,
-    check_free,
     nested_params,
     read_hf,
-    write_folder,
     write_hf,
 )
 from core_jax.checkpoints import Checkpoints
 from core_jax.config import require
+from core_jax.model_folders import check_free, write_folder
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import parse_mesh
 from core_jax.train import create_state

@@ -14,8 +14,9 @@ import numpy as np
 
 from bert_jax.config import BertConfig
 from bert_jax.model import BertForPretraining
-from bert_jax.peer_names import PEER_GELUS, from_peer, peer_name, to_peer
+from bert_jax.peer_names import peer_name
 from bert_jax.tasks import initial_params
+from core_jax.peer_names import PEER_GELUS, from_peer, to_peer
 from core_jax.sharding import by_path, path_name
 
 FILE = pathlib.Path(__file__).with_suffix(".json")

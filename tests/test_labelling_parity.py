@@ -11,11 +11,12 @@ import pytest
 
 from bert_jax.labelled_rows import LabelledTexts, pack_texts
 from bert_jax.labelling import initial_label_params, labelling_loss
-from bert_jax.peer_names import from_peer, our_path
+from bert_jax.peer_names import our_path
 from bert_jax.weights import write_hf
 from core_jax.config import OptimizerConfig
 from core_jax.losses import cross_entropy
 from core_jax.optimizers import decays, make_optimizer
+from core_jax.peer_names import from_peer
 from core_jax.sharding import by_path, path_name
 from core_jax.train import State, make_step
 from tests.labelled_words import CLASSES, HEADS, LENGTH, TAGS, examples, model, tokenizer

@@ -11,12 +11,12 @@ import safetensors
 import safetensors.numpy
 
 from bert_jax.config import BertConfig
-from bert_jax.peer_names import MODULES, our_path, peer_name
-from bert_jax.safetensors_files import FILE, INDEX
+from bert_jax.peer_names import TABLE, our_path, peer_name
 from bert_jax.tensorflow_weights import read_tf
 from bert_jax.tokenizer import SPECIAL_PIECES, WordPiece
 from bert_jax.weights import ARCHITECTURES, read_hf, write_hf
 from core_jax.errors import UserError
+from core_jax.safetensors_files import FILE, INDEX
 from core_jax.transformer import stack_layers
 from tests.peer_reference import random_params
 from tests.tiny_bert import change_layers
@@ -105,12 +105,8 @@ def test_names_and_shapes_on_disk_are_those_of_the_peer(tmp_path):
 
 
 def test_every_name_leads_back_to_its_path():
-    for module in MODULES:
-        module = module.replace("#", "11")
-        kind = "scale" if module.endswith("norm") else "embedding" if "/embeddings/" in module else "kernel"
-        for path in (f"{module}/{kind}", f"{module}/bias"):
-            if module != "token_prediction" or path.endswith("bias"):
-                assert our_path(peer_name(path)) == path
+    paths = [path.replace("#", "11") for path in TABLE]
+    assert [our_path(peer_name(path)) for path in paths] == paths
     assert [our_path(name) for name in ("bert.pooler.dense.scale", "bert.pooler", "lm_head.weight", "weight")] == [
         None
     ] * 4

@@ -24,8 +24,9 @@ class VitConfig(TransformerConfig):
     positions: Literal["learned", "sincos"] = "learned"  # of the patches: a table, or fixed waves
     class_token: bool = True  # whether a token that is no patch stands in front
     registers: int = 0  # further tokens that are no patches
-    # what stands for the image: the class token's state, the mean of the patches, or what one learnt query reads
-    pooling: Literal["token", "mean", "attention"] = "token"
+    # what stands for the image: the class token's state, the mean of the patches, both side by side (as DINOv2 is
+    # classified), or what one learnt query reads
+    pooling: Literal["token", "mean", "token_and_mean", "attention"] = "token"
     representation: bool = False  # whether a linear layer with tanh stands before the classifier
 
     def __post_init__(self):
@@ -43,8 +44,8 @@ class VitConfig(TransformerConfig):
                 f"use {below} or {below + self.patch_size}",
             )
         require(
-            self.pooling != "token" or self.class_token,
-            "--pooling=token needs --class_token=True; without one use --pooling=mean or attention",
+            not self.pooling.startswith("token") or self.class_token,
+            f"--pooling={self.pooling} needs --class_token=True; without one use --pooling=mean or attention",
         )
         require(
             self.positions == "learned" or self.width % 4 == 0,

@@ -1,6 +1,6 @@
 """ViT as Dosovitskiy et al. 2020 (https://arxiv.org/abs/2010.11929), from the blocks of core_jax.
 
-Axes: B batch, H x W pixels, C channels, T positions, D width, K classes.
+Axes: B batch, H x W pixels, C channels, T positions, D width, P what stands for an image, K classes.
 """
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ class Vit(nn.Module):
         if config.pooling == "attention":
             self.pooler = AttentionPooler(config)
 
-    def __call__(self, images: Images, *, train: bool = False) -> tuple[Float[Array, "B T D"], Float[Array, "B D"]]:
+    def __call__(self, images: Images, *, train: bool = False) -> tuple[Float[Array, "B T D"], Float[Array, "B P"]]:
         """Reads images.
 
         Args:
@@ -43,13 +43,16 @@ class Vit(nn.Module):
         hidden = self.encoder(self.embeddings(images, train=train), train=train)
         return hidden, self.pool(hidden)
 
-    def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+    def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B P"]:
         """What stands for an image, from its hidden states."""
         config = self.config
         if config.pooling == "token":
             return hidden[:, 0]
         patches = hidden[:, int(config.class_token) + config.registers :]
-        return self.pooler(patches) if config.pooling == "attention" else jnp.mean(patches, axis=1)
+        if config.pooling == "attention":
+            return self.pooler(patches)
+        mean = jnp.mean(patches, axis=1)
+        return jnp.concatenate([hidden[:, 0], mean], axis=1) if config.pooling == "token_and_mean" else mean
 
 
 class VitForClassification(nn.Module):

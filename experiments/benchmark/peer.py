@@ -19,7 +19,8 @@ import transformers  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float
 
 from bert_jax.config import BertConfig, BertPretraining
-from bert_jax.peer_names import PEER_GELUS, peer_name, to_peer
+from bert_jax.peer_names import peer_name
+from core_jax.peer_names import PEER_GELUS, to_peer
 from experiments.benchmark.modes import Mode
 from experiments.benchmark.pairs import Pair, group_by_length, load_pairs, pad_to_longest, useful_tokens
 from experiments.benchmark.workplace import Workplace

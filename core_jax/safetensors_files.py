@@ -32,7 +32,7 @@ def read_tensors(folder: pathlib.Path) -> Tensors:
       UserError: there is no such file, one is damaged, or there are only pickles.
     """
     if (folder / FILE).exists():
-        return _read_file(folder / FILE)
+        return read_tensor_file(folder / FILE)
     if not (folder / INDEX).exists():
         raise UserError(_nothing_to_read(folder))
     try:
@@ -44,16 +44,26 @@ def read_tensors(folder: pathlib.Path) -> Tensors:
         raise UserError(f"{folder / INDEX} cannot be read ({error}): fetch it again") from error
     if absent := [shard for shard in shards if not (folder / shard).exists()]:
         raise UserError(f"{folder} lacks {', '.join(absent)}, which its {INDEX} names: fetch them as well")
-    return {name: value for shard in shards for name, value in _read_file(folder / shard).items()}
+    return {name: value for shard in shards for name, value in read_tensor_file(folder / shard).items()}
 
 
 def write_tensors(folder: pathlib.Path, tensors: Tensors) -> None:
     """Writes model.safetensors, marked as `transformers` expects it."""
+    (folder / FILE).write_bytes(pack_tensors(tensors))
+
+
+def pack_tensors(tensors: Tensors) -> bytes:
+    """The content of a safetensors file, marked as `transformers` expects it."""
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    safetensors.numpy.save_file(contiguous, folder / FILE, metadata={"format": "pt"})
+    return safetensors.numpy.save(contiguous, metadata={"format": "pt"})
 
 
-def _read_file(file):
+def read_tensor_file(file: pathlib.Path) -> Tensors:
+    """All tensors of floats in one safetensors file, by name, as float32.
+
+    Raises:
+      UserError: it is not there, damaged, or of another format.
+    """
     try:
         # The bytes, not arrays: NumPy itself knows no bfloat16.
         stored = safetensors.deserialize(file.read_bytes())
@@ -68,13 +78,13 @@ def _read_file(file):
 
 def _nothing_to_read(folder):
     if not folder.is_dir():
-        return f"{folder} is no folder; expected that of a BERT, with config.json, {FILE} and a vocabulary"
+        return f"{folder} is no folder; expected that of a model, with config.json and {FILE}"
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if not pickles:
         return f"{folder} holds no {FILE} and no {INDEX}; expected one of them beside config.json"
     return (
         f"{folder} holds {', '.join(pickles)} but no {FILE}. A pickle can run any code, so it is never loaded here. "
         "If you trust it, convert it where `transformers` is installed:\n"
-        f"  python -c \"from transformers import AutoModelForPreTraining as M; f = '{folder}'; "
-        'M.from_pretrained(f).save_pretrained(f)"'
+        f"  python -c \"import transformers as t; f = '{folder}'; "
+        'getattr(t, t.AutoConfig.from_pretrained(f).architectures[0]).from_pretrained(f).save_pretrained(f)"'
     )
