@@ -3,24 +3,49 @@
 Axes: H x W pixels, C channels.
 """
 
-from dataclasses import dataclass
+import pathlib
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from core_jax.config import require
 from core_jax.data import Examples
 from core_jax.draws import generator
 from core_jax.errors import UserError
+from core_jax.sources import misunderstood
+from vit_jax.image_files import MODES, BadImageError
 from vit_jax.image_transforms import View, evaluation_image, training_image
 from vit_jax.images_config import ImagesConfig
-from vit_jax.picture_sources import Pictures, digits, hold_out
+from vit_jax.picture_datasets import find_dataset
+from vit_jax.picture_folders import folder_pictures, part_folders
+from vit_jax.picture_sources import (
+    FASHION_FOLDER,
+    FASHION_PACKAGE,
+    Pictures,
+    check_fashion_mnist,
+    digits,
+    fashion_mnist,
+    hold_out,
+)
+from vit_jax.skipped_images import SkippedImages
+
+SCHEMES = {
+    "digits": "digits (1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn)",
+    "fashion_mnist": "fashion_mnist or fashion_mnist:DIR (70,000 pieces of clothing of 28 x 28 pixels)",
+    "tfds": "tfds:NAME or tfds:NAME/CONFIG (a TensorFlow Datasets dataset)",
+    "images": "images:DIR (a folder of images for each class, or train and validation with these)",
+}
 
 
 @dataclass(frozen=True)
 class ImageExamples:
     """Pictures as the model sees them; may be shared by threads and sent to other processes.
 
-    `example` gives {"images": float32[H, W, C], "labels": int32, "weights": {"classes": float32}}.
+    `example` gives {"images": float32[H, W, C], "labels": int32, "weights": {"classes": float32}}. Where bad images
+    are skipped, one that cannot be read counts for nothing: no scan of all files, which would have to decode them, and
+    every example stands where it stood.
     """
 
     pictures: Pictures
@@ -28,18 +53,27 @@ class ImageExamples:
     view: View
     seed: int
     train: bool  # whether random transforms are on; without them all epochs are the same
+    skipped: SkippedImages
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def example(self, epoch: int, index: int) -> dict[str, Any]:
         """One picture, its class and its weight."""
-        picture = self.pictures.picture(index)
-        if self.train:
-            pixels = training_image(picture.image, self.images, self.view, generator(self.seed, epoch, index))
+        try:
+            opened, label = self.pictures.picture(index)
+            if self.train:
+                pixels = training_image(opened, self.images, self.view, generator(self.seed, epoch, index))
+            else:
+                pixels = evaluation_image(opened, self.images, self.view)
+        except BadImageError as error:
+            if self.images.bad_images == "fail":
+                raise
+            self.skipped.add(str(error))
+            pixels, label, weight = np.zeros(self.view, np.float32), 0, 0
         else:
-            pixels = evaluation_image(picture.image, self.images, self.view)
-        return {"images": pixels, "labels": np.int32(picture.label), "weights": {"classes": np.float32(1)}}
+            weight = 1
+        return {"images": pixels, "labels": np.int32(label), "weights": {"classes": np.float32(weight)}}
 
 
 @dataclass(frozen=True)
@@ -57,11 +91,20 @@ def check_images(images: ImagesConfig) -> None:
     Raises:
       UserError: unknown scheme, no such files, dataset, column or split, or fewer than two classes.
     """
-    if images.data != "digits":
-        raise UserError(f"--data={images.data}: not understood")
+    scheme, place = _parse(images)
+    if images.validation_data:
+        part_folders(images.validation_data, _folder_place(images))
+    if scheme == "fashion_mnist":
+        check_fashion_mnist(pathlib.Path(place).expanduser())
+    elif scheme == "tfds":
+        find_dataset(images, place)
+    elif scheme == "images":
+        part_folders(images.data, place)
 
 
-def open_image_set(images: ImagesConfig, *, height: int, width: int, channels: int, seed: int) -> ImageSet:
+def open_image_set(
+    images: ImagesConfig, *, height: int, width: int, channels: int, seed: int, skipped: SkippedImages | None = None
+) -> ImageSet:
     """Finds the images that a configuration names.
 
     Args:
@@ -69,15 +112,86 @@ def open_image_set(images: ImagesConfig, *, height: int, width: int, channels: i
       height, width: pixels of an example.
       channels: 3 (red, green, blue) or 1 (grey).
       seed: of the random transforms.
+      skipped: is told of images that cannot be read, where they are skipped.
     Raises:
-      UserError: as for `check_images`, or nothing to train on or to score on.
+      UserError: as for `check_images`, nothing to train on or to score on, or images of this shape cannot be had.
     """
-    check_images(images)
-    pictures, keys = digits()
-    train, held_out = hold_out(pictures, keys, images.held_out)
     view = View(height, width, channels)
+    check_view(images, view)
+    check_images(images)
+    train, held_out = _pictures(images)
+    skipped = skipped or SkippedImages()
     return ImageSet(
-        ImageExamples(train, images, view, seed, train=True),
-        ImageExamples(held_out, images, view, seed, train=False),
-        pictures.classes,
+        ImageExamples(train, images, view, seed, train=True, skipped=skipped),
+        ImageExamples(held_out, images, view, seed, train=False, skipped=skipped),
+        train.classes,
     )
+
+
+def check_view(images: ImagesConfig, view: View) -> None:
+    """Raises UserError where images cannot be brought to this shape as asked."""
+    require(view.channels in MODES, f"--channels={view.channels}: images have 3 (colour) or 1 (grey)")
+    require(
+        view.channels == 3 or images.normalization == "half",
+        f"--normalization={images.normalization} is of colours: with --channels=1 use --normalization=half",
+    )
+    require(
+        not 0 < images.eval_resize < max(view.height, view.width),
+        f"--eval_resize={images.eval_resize} is less than the images' {max(view.height, view.width)} pixels: nothing "
+        "could be cut out of the middle",
+    )
+
+
+def _pictures(images: ImagesConfig) -> tuple[Pictures, Pictures]:
+    """Those to train on and those to score on."""
+    scheme, place = _parse(images)
+    if scheme == "digits":
+        found = digits()
+    elif scheme == "fashion_mnist":
+        return fashion_mnist(pathlib.Path(place).expanduser())
+    elif scheme == "tfds":
+        dataset = find_dataset(images, place)
+        found = dataset.pictures(dataset.train_split)
+        if dataset.scored_split:
+            return found, dataset.pictures(dataset.scored_split)
+    else:
+        folder, scored = part_folders(images.data, place)
+        found = folder_pictures(images.data, folder)
+        if images.validation_data:
+            scored, _ = part_folders(images.validation_data, _folder_place(images))
+        if scored is not None:
+            return found, folder_pictures(images.validation_data or images.data, scored, found.classes)
+    return hold_out(found, found.keys(), images.held_out)
+
+
+def _parse(images: ImagesConfig) -> tuple[str, str]:
+    """Scheme and place of `--data`; Fashion-MNIST may be a dataset of TFDS."""
+    scheme, colon, place = images.data.partition(":")
+    needs_place = {"digits": False, "fashion_mnist": bool(colon), "tfds": True, "images": True}
+    if scheme not in SCHEMES or bool(place) != needs_place[scheme]:
+        files = not colon and re.search(r"[./]", images.data)
+        advice = f"For a folder, type: images:{images.data}" if files else ""
+        raise misunderstood("source of images", images.data, SCHEMES, advice)
+    require(
+        not images.validation_data or scheme == "images",
+        f"--validation_data goes with --data=images:DIR, not with --data={images.data}",
+    )
+    if images.data != "fashion_mnist":
+        return scheme, place
+    if FASHION_FOLDER.is_dir():
+        return scheme, str(FASHION_FOLDER)
+    try:
+        find_dataset(replace(images, data="tfds:fashion_mnist"), "fashion_mnist")
+    except UserError as error:
+        raise UserError(
+            f"Fashion-MNIST is neither in {FASHION_FOLDER} nor a dataset of TFDS here. On Debian and Ubuntu, type: apt "
+            f"install {FASHION_PACKAGE}. Or say where its files are: --data=fashion_mnist:DIR. Or for TFDS: {error}"
+        ) from None
+    return "tfds", "fashion_mnist"
+
+
+def _folder_place(images: ImagesConfig) -> str:
+    """The folder of `--validation_data`."""
+    scheme, _, place = images.validation_data.partition(":")
+    require(scheme == "images" and bool(place), f"--validation_data={images.validation_data}: expected images:DIR")
+    return place

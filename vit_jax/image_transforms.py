@@ -1,28 +1,41 @@
-"""From a picture to what the model sees of it.
+"""From a picture to what the model sees of it; all that is random is drawn from a generator that is handed in.
 
 Axes: H x W pixels, C channels.
 """
 
+import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from vit_jax.image_files import OpenedImage
 from vit_jax.images_config import ImagesConfig
+from vit_jax.randaugment import randaugment
 
-MODES = {1: "L", 3: "RGB"}
-RESAMPLING = {
+RESAMPLING = {  # with antialiasing, all but the first
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# Mean and deviation of each channel, as shares of white.
+NORMALIZATIONS = {
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+LARGEST_RATIO = 4 / 3  # of the sides of a random part
+TRIES = 10  # to find a random part that fits
+ERASED_AREA = (0.02, 1 / 3)  # shares of an image
+ERASED_RATIO = 1 / 0.3  # of the sides of what is erased, at most
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class View(NamedTuple):
-    """The size of all images that the model sees."""
+    """The shape of all images that the model sees."""
 
     height: int
     width: int
@@ -30,21 +43,163 @@ class View(NamedTuple):
 
 
 def training_image(
-    image: Image.Image, images: ImagesConfig, view: View, random: np.random.Generator
+    opened: OpenedImage, images: ImagesConfig, view: View, random: np.random.Generator
 ) -> Float32[np.ndarray, "H W C"]:
-    """What is seen of a picture in training.
+    """What is seen of a picture in training: cut, resized, moved, mirrored, changed, normalised, erased in part.
 
     Args:
-      image: the picture.
+      opened: the picture.
       images: says how it is cut and changed.
-      view: size of the result.
+      view: shape of the result.
       random: of this example.
+    Raises:
+      BadImageError: the picture is damaged.
     """
-    return evaluation_image(image, images, view)
+    box = (0, 0, *opened.size)
+    if images.crop == "inception":
+        box = inception_box(*opened.size, images.least_area, random)
+    image = cut(opened, box, view, RESAMPLING[images.train_interpolation])
+    if images.crop_padding:
+        left, top = random.integers(-images.crop_padding, images.crop_padding, size=2, endpoint=True).tolist()
+        image = image.crop((left, top, left + view.width, top + view.height))
+    if random.random() < images.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if images.randaugment:
+        count, strength = map(int, images.randaugment.split(","))
+        image = randaugment(image, count, strength, random)
+    pixels = normalised(image, images.normalization, view)
+    if random.random() < images.random_erasing:
+        erase(pixels, random)
+    return pixels
 
 
-def evaluation_image(image: Image.Image, images: ImagesConfig, view: View) -> Float32[np.ndarray, "H W C"]:
-    """What is seen of a picture when it is scored; arguments as for `training_image`."""
-    image = image.convert(MODES[view.channels]).resize((view.width, view.height), RESAMPLING[images.interpolation])
-    pixels = np.asarray(image).reshape(view)
-    return pixels * np.float32(2 / 255) - np.float32(1)
+def evaluation_image(opened: OpenedImage, images: ImagesConfig, view: View) -> Float32[np.ndarray, "H W C"]:
+    """What is seen of a picture when it is scored: resized, its middle cut out, normalised.
+
+    Args:
+      opened, images, view: as for `training_image`.
+    Raises:
+      BadImageError: the picture is damaged.
+    Source: the sizes and the middle are computed as torchvision's Resize and CenterCrop compute them.
+    """
+    image, _ = opened.decoded(view.channels)
+    width, height = size_before_crop(*opened.size, images, view)
+    image = image.resize((width, height), RESAMPLING[images.interpolation])
+    left, top = round((width - view.width) / 2), round((height - view.height) / 2)
+    return normalised(image.crop((left, top, left + view.width, top + view.height)), images.normalization, view)
+
+
+def size_before_crop(width: int, height: int, images: ImagesConfig, view: View) -> tuple[int, int]:
+    """To what a picture is resized before its middle is cut out.
+
+    Args:
+      width, height: of the picture.
+      images: its eval_resize or eval_crop says how large.
+      view: what is cut out.
+    Returns:
+      Pixels across and down, no fewer than those of the view.
+    """
+    if images.eval_resize:
+        shorter = images.eval_resize
+    elif images.eval_crop:
+        shorter = math.floor(max(view.height, view.width) / images.eval_crop)
+    else:
+        return view.width, view.height
+    return (
+        max(int(shorter * width / min(width, height)), view.width),
+        max(int(shorter * height / min(width, height)), view.height),
+    )
+
+
+def inception_box(width: int, height: int, least_area: float, random: np.random.Generator) -> Box:
+    """A random part of a picture, of random area and shape.
+
+    Args:
+      width, height: of the picture.
+      least_area: share of the area; up to all of it is drawn, evenly.
+      random: of this example.
+    Returns:
+      A box within the picture, its sides' ratio between 3/4 and 4/3, but for pixels' rounding; the middle of a picture
+      that is too long for any.
+    Source: Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, section 6; ratios evenly in their logarithm and ten
+      tries as torchvision's RandomResizedCrop has them.
+    """
+    longest = math.log(LARGEST_RATIO)
+    for _ in range(TRIES):
+        area = width * height * random.uniform(least_area, 1.0)
+        ratio = math.exp(random.uniform(-longest, longest))
+        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            left, top = int(random.integers(width - across + 1)), int(random.integers(height - down + 1))
+            return left, top, left + across, top + down
+    across = min(width, round(height * LARGEST_RATIO))
+    down = min(height, round(width * LARGEST_RATIO))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
+
+
+def cut(opened: OpenedImage, box: Box, view: View, resampling: Image.Resampling) -> Image.Image:
+    """A part of a picture, resized to what the model sees.
+
+    Args:
+      opened: the picture. A JPEG is decoded only as large as this part needs.
+      box: the part.
+      view: says the size.
+      resampling: how values between pixels are found.
+    Returns:
+      The part; of other formats, and of parts that are not larger than twice the view, exactly what cropping the
+      picture and then resizing it gives.
+    """
+    left, top, right, bottom = box
+    image, divisor = opened.decoded(view.channels, min((right - left) / view.width, (bottom - top) / view.height))
+    # Pixels outside of the part have no influence: cut first.
+    outer = (left // divisor, top // divisor, -(-right // divisor), -(-bottom // divisor))
+    inner = (
+        left / divisor - outer[0],
+        top / divisor - outer[1],
+        right / divisor - outer[0],
+        bottom / divisor - outer[1],
+    )
+    return image.crop(outer).resize((view.width, view.height), resampling, inner)
+
+
+def normalised(image: Image.Image, normalization: str, view: View) -> Float32[np.ndarray, "H W C"]:
+    """Values less their mean, divided by their deviation.
+
+    Args:
+      image: of the view's size.
+      normalization: a name of NORMALIZATIONS.
+      view: shape of the result.
+    """
+    factors, summands = _row(normalization, view)
+    rows = np.asarray(image).reshape(view.height, -1)
+    values = np.multiply(rows, factors, dtype=np.float32)
+    values += summands
+    return values.reshape(view)
+
+
+@functools.cache
+def _row(normalization: str, view: View) -> tuple[Float32[np.ndarray, " W*C"], Float32[np.ndarray, " W*C"]]:
+    """Factor and summand of each value of a row: NumPy is slow over a last axis that is as short as channels are."""
+    mean, deviation = (np.array(values[: view.channels]) for values in NORMALIZATIONS[normalization])
+    factors, summands = 1 / (255 * deviation), -mean / deviation
+    return tuple(np.tile(values, view.width).astype(np.float32) for values in (factors, summands))
+
+
+def erase(pixels: Float32[np.ndarray, "H W C"], random: np.random.Generator) -> None:
+    """Fills a random box of an image, 2 to 33 % of its area, with noise of mean 0 and deviation 1, in place.
+
+    Source: Zhong et al. 2017, https://arxiv.org/abs/1708.04896, algorithm 1; noise as timm's RandomErasing in its mode
+      "pixel", which DeiT was trained with.
+    """
+    height, width, channels = pixels.shape
+    longest = math.log(ERASED_RATIO)
+    for _ in range(TRIES):
+        area = height * width * random.uniform(*ERASED_AREA)
+        ratio = math.exp(random.uniform(-longest, longest))
+        down, across = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < down < height and 0 < across < width:
+            top, left = random.integers(height - down + 1), random.integers(width - across + 1)
+            noise = random.standard_normal((down, across, channels), np.float32)
+            pixels[top : top + down, left : left + across] = noise
+            return

@@ -1,7 +1,10 @@
-"""Labelled pictures at random access, wherever they come from."""
+"""Labelled pictures at random access: those in memory, and how some are held out."""
 
 import dataclasses
+import gzip
 import hashlib
+import pathlib
+import zlib
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
@@ -10,12 +13,29 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from core_jax.errors import UserError
+from vit_jax.image_files import OpenedImage
+
+FASHION_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")  # of the package below
+FASHION_PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu
+# Source: Xiao et al. 2017, https://arxiv.org/abs/1708.07747, table 2
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 class Picture(NamedTuple):
     """One picture with its class."""
 
-    image: Image.Image  # of any mode, perhaps not decoded yet
+    opened: OpenedImage
     label: int
 
 
@@ -32,7 +52,7 @@ class Pictures(Protocol):
         ...
 
     def picture(self, index: int) -> Picture:
-        """Opens one."""
+        """Opens one; raises BadImageError where it cannot be read."""
         ...
 
 
@@ -49,7 +69,12 @@ class PixelPictures:
 
     def picture(self, index: int) -> Picture:
         """One of them."""
-        return Picture(Image.fromarray(self.pixels[index]), int(self.labels[index]))
+        opened = OpenedImage(Image.fromarray(self.pixels[index]), f"image {index}")
+        return Picture(opened, int(self.labels[index]))
+
+    def keys(self) -> list[bytes]:
+        """What each picture is held out by: its pixels, so that equal pictures stay together."""
+        return [pixels.tobytes() for pixels in self.pixels]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,17 +120,69 @@ def hold_out(pictures: Pictures, keys: Iterable[bytes], share: float) -> tuple[P
     return parts
 
 
-def digits() -> tuple[PixelPictures, Iterable[bytes]]:
-    """The 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn, and a key of each: its pixels.
+def digits() -> PixelPictures:
+    """The 1,797 handwritten digits of 8 x 8 pixels that come with scikit-learn.
 
     They are what the UCI repository calls the test set of its Optical Recognition of Handwritten Digits, by 13
-    writers. There is no official split of these: a share that is held out has writers in common with the rest.
+    writers. There is no official split of these: a share that is held out has its writers in common with the rest.
 
     Source: Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49
     """
-    from sklearn import datasets
+    from sklearn import datasets  # a second that only these need
 
     found = datasets.load_digits()
     pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)
-    names = tuple(str(name) for name in found.target_names)
-    return PixelPictures(names, pixels, found.target.astype(np.int64)), (image.tobytes() for image in pixels)
+    return PixelPictures(tuple(map(str, found.target_names)), pixels, found.target.astype(np.int64))
+
+
+def fashion_mnist(folder: pathlib.Path) -> tuple[PixelPictures, PixelPictures]:
+    """Fashion-MNIST: 28 x 28 pixels, ten classes, the official 60,000 to train on and 10,000 to score on.
+
+    Args:
+      folder: with its four files.
+    Raises:
+      UserError: a file is missing or damaged.
+    """
+    return _fashion_part(folder, "train"), _fashion_part(folder, "t10k")
+
+
+def check_fashion_mnist(folder: pathlib.Path) -> None:
+    """Raises UserError where a folder lacks one of the four files."""
+    names = [name for part in ("train", "t10k") for name in _file_names(part)]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} has no {missing[0]}; expected the four files of Fashion-MNIST, {', '.join(names)}. "
+            f"On Debian and Ubuntu, type: apt install {FASHION_PACKAGE}"
+        )
+
+
+def _file_names(part: str) -> tuple[str, str]:
+    return f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
+
+
+def _fashion_part(folder: pathlib.Path, part: str) -> PixelPictures:
+    check_fashion_mnist(folder)
+    pixels, labels = (_idx(folder / name) for name in _file_names(part))
+    if pixels.ndim != 3 or labels.shape != pixels.shape[:1] or labels.max(initial=0) >= len(FASHION_CLASSES):
+        raise UserError(
+            f"{folder}: {part} has pixels of shape {pixels.shape} and labels of shape {labels.shape} up to "
+            f"{labels.max(initial=0)}; expected (N, 28, 28), (N,) and {len(FASHION_CLASSES)} classes"
+        )
+    return PixelPictures(FASHION_CLASSES, pixels, labels.astype(np.int64))
+
+
+def _idx(path: pathlib.Path) -> np.ndarray:
+    """Reads an array of bytes.
+
+    Source: the format is described at the end of http://yann.lecun.com/exdb/mnist
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">u4", dimensions, offset=4)
+        if content[:3] != bytes([0, 0, 8]):  # 8: unsigned bytes
+            raise ValueError("it does not begin as such files do")
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape.tolist())
+    except (OSError, EOFError, IndexError, ValueError, zlib.error) as error:
+        raise UserError(f"{path} is not a file of images or labels in the idx format ({error}): get it anew") from error
