@@ -117,7 +117,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 class AverageState(NamedTuple):
     """The memory of a moving average."""
 
-    count: Array  # of steps averaged over
+    steps: Array  # averaged over
     average: PyTree  # of the parameters
 
 
@@ -141,10 +141,10 @@ def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax
 
     def update(updates, state, params=None):
         assert params is not None
-        kept = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+        kept = jnp.minimum(decay, (1 + state.steps) / (10 + state.steps))
         after = optax.apply_updates(params, updates)
         average = jax.tree.map(lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old), state.average, after)
-        return updates, AverageState(state.count + 1, average)
+        return updates, AverageState(state.steps + 1, average)
 
     return optax.chain(optimizer, optax.GradientTransformation(init, update))
 

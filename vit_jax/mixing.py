@@ -35,12 +35,11 @@ def make_mixing(mixup: float, cutmix: float) -> Preparation | None:
         images, labels, counts = batch["images"], batch["labels"], batch["weights"]["classes"]
         coin, mixup_key, cutmix_key = jax.random.split(key, 3)
         height, width = images.shape[1:3]
-        faded = faded_map(mixup_key, mixup, height, width) if mixup else None
-        pasted = pasted_map(cutmix_key, cutmix, height, width) if cutmix else None
-        if faded is not None and pasted is not None:
-            kept = jnp.where(jax.random.bernoulli(coin), pasted, faded)
-        else:
-            kept = faded if pasted is None else pasted
+        faded = [faded_map(mixup_key, mixup, height, width)] if mixup else []
+        pasted = [pasted_map(cutmix_key, cutmix, height, width)] if cutmix else []
+        kept, *other = faded + pasted
+        if other:
+            kept = jnp.where(jax.random.bernoulli(coin), *other, kept)
         # A roll by one row moves a single row between neighbours; examples are shuffled anyway. One that counts for
         # nothing, since it could not be read, is not mixed in.
         kept = jnp.where(jnp.roll(counts, 1)[:, None, None, None] > 0, kept[None, :, :, None], 1.0)
