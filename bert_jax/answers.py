@@ -19,10 +19,10 @@ from bert_jax.model import Head
 from bert_jax.scores import (
     answer_scores,
     best_no_answer_threshold,
-    classification_scores,
     entity_scores,
     regression_scores,
 )
+from core_jax.class_scores import classification_scores
 from core_jax.metrics import means
 from core_jax.train import Metrics
 

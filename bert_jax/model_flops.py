@@ -3,6 +3,7 @@
 Axes: B rows, T positions, P predicted positions, S pairs of a packed row.
 """
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def useful_flops(config: BertConfig, batch: dict[str, Any]) -> Ratio:
       (operations of a step that are needed, those of rows that are one segment each and full).
     """
     segments, weights = batch["segments"], batch["weights"]
-    rows, length = segments.shape
+    length = segments.shape[1]
     is_useful = segments > 0
     positions = batch.get("positions", jnp.arange(length)[None])
     # A segment of L tokens has L x L pairs of them, which is the sum of the first L odd numbers. Whole numbers in each
@@ -54,5 +55,16 @@ def useful_flops(config: BertConfig, batch: dict[str, Any]) -> Ratio:
     seen = jnp.sum(jnp.where(is_useful, 2 * positions + 1, 0), axis=1)
     counts = is_useful, seen, weights["mlm"] > 0, weights["nsp"] > 0
     needed = step_flops(config, *(jnp.sum(count, dtype=jnp.float32) for count in counts))
-    whole = step_flops(config, rows * length, rows * length**2, weights["mlm"].size, weights["nsp"].size)
-    return jnp.asarray(needed), jnp.float32(whole)
+    return jnp.asarray(needed), jnp.float32(whole_flops(config, batch))
+
+
+def whole_flops(config: BertConfig, batch: dict[str, Any]) -> int:
+    """Operations of a step on rows that are one segment each and full.
+
+    Args:
+      config: of the model.
+      batch: of `PretrainingExamples` or `PackedPairs`, or its shapes.
+    """
+    rows, length = batch["segments"].shape
+    predictions, pairs = (math.prod(batch["weights"][name].shape) for name in ("mlm", "nsp"))
+    return int(step_flops(config, rows * length, rows * length**2, predictions, pairs))

@@ -28,13 +28,12 @@ from bert_jax.pretraining_data import PretrainingExamples, predictions_per_row
 from bert_jax.tasks import initial_params, make_scoring
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
-from core_jax.checkpoints import restore_params
 from core_jax.config import require
 from core_jax.data import evaluation_batches
 from core_jax.distributed import first_decides
 from core_jax.metrics import means
-from core_jax.sharding import with_shardings
 from core_jax.train import RATES
+from core_jax.trained import trained_params
 from core_jax.workdir import read_config
 
 
@@ -190,15 +189,14 @@ def identity(tokenizer: Tokenizer) -> dict[str, str]:
 def load_params(
     model: BertForPretraining, tokenizer: Tokenizer, workdir: str, mesh: Mesh, report: Callable[[str], None]
 ) -> PyTree:
-    """The parameters of a work folder's newest checkpoint, sharded over a mesh.
+    """The parameters of a work folder's newest checkpoint, sharded over a mesh; their average where there is one.
 
     Raises:
       UserError: there are none, or they belong to another model or vocabulary.
     """
-    shapes = jax.eval_shape(initial_params(model), jax.random.key(0))
-    return restore_params(
-        os.path.join(workdir, "checkpoints"), with_shardings(shapes, mesh), identity=identity(tokenizer), report=report
-    )
+    config = read_config(workdir, BertPretraining)
+    recipe = config.optimizer, config.training
+    return trained_params(workdir, initial_params(model), *recipe, mesh, identity=identity(tokenizer), report=report)
 
 
 @dataclasses.dataclass(frozen=True)

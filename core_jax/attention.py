@@ -175,13 +175,20 @@ def visible(
     return mask
 
 
-def _attend_reference(query, key, value, mask, dropout_rate, dropout_key):
+def attention_weights(
+    query: Float[Array, "B T H K"], key: Float[Array, "B S H K"], mask: Bool[Array, "#B 1 T S"] | None = None
+) -> Float[Array, "B H T S"]:
+    """How much each query looks at each key, in float32; `mask` is of `visible`."""
     logits = jnp.einsum("BTHK,BSHK->BHTS", query, key, preferred_element_type=jnp.float32)
     logits = logits * (query.shape[-1] ** -0.5)
     if mask is None:
-        weights = jax.nn.softmax(logits, axis=-1)
-    else:  # masked twice: a row without any visible key must come out as zeros, with a gradient that is not NaN
-        weights = jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1), 0.0)
+        return jax.nn.softmax(logits, axis=-1)
+    # masked twice: a row without any visible key must come out as zeros, with a gradient that is not NaN
+    return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1), 0.0)
+
+
+def _attend_reference(query, key, value, mask, dropout_rate, dropout_key):
+    weights = attention_weights(query, key, mask)
     if dropout_rate > 0:
         weights = drop_weights(weights, dropout_key, dropout_rate)
     return jnp.einsum("BHTS,BSHK->BTHK", weights.astype(query.dtype), value)

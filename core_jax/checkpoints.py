@@ -105,7 +105,12 @@ class Checkpoints:
 
 
 def restore_params(
-    directory: epath.PathLike, abstract_params: PyTree, *, identity: dict[str, str], report: Callable[[str], None]
+    directory: epath.PathLike,
+    abstract_params: PyTree,
+    *,
+    identity: dict[str, str],
+    report: Callable[[str], None],
+    abstract_opt: PyTree | None = None,
 ) -> PyTree:
     """The parameters alone of the newest whole checkpoint; nothing in the folder is changed.
 
@@ -114,14 +119,17 @@ def restore_params(
       abstract_params: shapes, dtypes and shardings to bring them back with.
       identity: as given to `Checkpoints`; the checkpoint's must be the same.
       report: is told about checkpoints that cannot be used.
+      abstract_opt: of the optimizer's state, if it is from `with_average`: the average is given instead.
     Raises:
       UserError: there is no checkpoint, its parameters have other shapes, or none can be read.
     """
     steps = check_saved(directory)
+    fields = {"params": abstract_params} | ({} if abstract_opt is None else {"opt": abstract_opt})
     for step in reversed(steps):
         path = _absolute(directory) / str(step)
         try:
-            return _restore_partly(path, {"params": abstract_params}, identity)["params"]
+            found = _restore_partly(path, fields, identity)
+            return found["params"] if abstract_opt is None else found["opt"][1].average
         except UserError:
             raise
         except Exception as error:  # whatever a damaged file provokes in the reader

@@ -116,6 +116,9 @@ class TrainingConfig:
     global_batch_size: int = 256
     # parts that each batch is computed in, one after another: the same result in less memory
     accumulation_steps: int = dataclasses.field(default=1, metadata=ELASTIC)
+    # share that each step keeps of a moving average of the parameters, such as 0.9999; what is scored and used is then
+    # the average. 0: there is none
+    ema_decay: float = 0.0
     seed: int = 0  # everything random follows from it
     # devices by axis: data (replicas), fsdp (batch and parameters), tensor (heads, MLP width, vocabulary); -1: the rest
     mesh: str = dataclasses.field(default="data:-1", metadata=ELASTIC)
@@ -146,6 +149,7 @@ class TrainingConfig:
             "--plan_search=True needs a slice to search on, such as --plan=v5e-8",
         )
         require(self.data_workers >= -1, f"--data_workers={self.data_workers}: expected a number, 0 or more, or -1")
+        require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: expected at least 0 and below 1")
         require(0 <= self.seed < 2**31, f"--seed={self.seed}: expected a whole number from 0 to {2**31 - 1}")
         require(
             self.global_batch_size % self.accumulation_steps == 0,

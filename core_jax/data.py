@@ -57,7 +57,7 @@ def check_batch(examples: Examples, batch_size: int, name: str = "examples") -> 
     if len(examples) < batch_size:
         raise UserError(
             f"the data gives {len(examples)} {name}, fewer than --global_batch_size={batch_size}: "
-            f"give more text, or --global_batch_size={max(len(examples) // 2, 1)} or less"
+            f"give more data, or --global_batch_size={max(len(examples) // 2, 1)} or less"
         )
 
 

@@ -15,6 +15,19 @@ def accuracy(logits: Float[Array, "*shape C"], labels: Int[Array, "*shape"], wei
     return jnp.sum(right * weights), jnp.sum(weights)
 
 
+def top_accuracy(
+    logits: Float[Array, "*shape C"], labels: Int[Array, "*shape"], weights: Float[Array, "*shape"], places: int
+) -> Ratio:
+    """(weight of those whose right answer is among the first `places`, weight of all).
+
+    Of equal logits those of the lower classes come first, as for `jnp.argmax`.
+    """
+    right = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    before = jnp.arange(logits.shape[-1]) < labels[..., None]
+    better = jnp.sum((logits > right) | ((logits == right) & before), axis=-1)
+    return jnp.sum((better < places) * weights), jnp.sum(weights)
+
+
 def means(batches: Iterable[Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> dict[str, float]:
     """The mean of each score over batches, added up in float64 so that long evaluations lose nothing.
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import DTypeLike, PyTree
+from jaxtyping import Array, DTypeLike, PyTree
 
-from core_jax.config import OptimizerConfig
+from core_jax.config import OptimizerConfig, TrainingConfig
 from core_jax.errors import UserError
 from core_jax.sharding import path_name
 
@@ -112,6 +112,57 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         frozen = optax.masked(optax.set_to_zero(), lambda params: is_frozen(params, config.freeze))
         parts = [frozen, *parts, frozen]
     return optax.chain(*parts)
+
+
+class AverageState(NamedTuple):
+    """The memory of a moving average."""
+
+    steps: Array  # averaged over
+    average: PyTree  # of the parameters
+
+
+def with_average(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """An optimizer whose state also holds the exponential moving average of the parameters that it makes.
+
+    Args:
+      optimizer: of the parameters.
+      decay: share of the average that each step keeps; in the beginning it is less, (1 + n) / (10 + n) after n steps,
+        or the random first parameters would be remembered for long. 0: there is no average.
+    Returns:
+      The optimizer, whose state `averaged_params` takes the average out of; without a decay the given one.
+    Source: Polyak and Juditsky 1992, https://doi.org/10.1137/0330046; the beginning as in
+      `tf.train.ExponentialMovingAverage`.
+    """
+    if not decay:
+        return optimizer
+
+    def init(params):
+        return AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+
+    def update(updates, state, params=None):
+        assert params is not None
+        kept = jnp.minimum(decay, (1 + state.steps) / (10 + state.steps))
+        after = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda old, new: old + (1 - kept).astype(old.dtype) * (new - old), state.average, after)
+        return updates, AverageState(state.steps + 1, average)
+
+    return optax.chain(optimizer, optax.GradientTransformation(init, update))
+
+
+def training_optimizer(optimizer: OptimizerConfig, training: TrainingConfig) -> optax.GradientTransformation:
+    """The optimizer of a run; its state holds the average of the parameters where the run keeps one."""
+    return with_average(make_optimizer(optimizer, training.steps), training.ema_decay)
+
+
+def averaged_params(opt: PyTree, params: PyTree, decay: float) -> PyTree:
+    """The parameters that are scored and used: their average where there is one, else they themselves.
+
+    Args:
+      opt: state of an optimizer from `with_average`.
+      params: that it changes.
+      decay: as given there.
+    """
+    return opt[1].average if decay else params
 
 
 def is_frozen(params: PyTree, pattern: str) -> PyTree[bool]:

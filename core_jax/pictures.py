@@ -1,6 +1,6 @@
-"""Pictures of a training run, as PNG files: which classes are taken for which, and curves over steps.
+"""Pictures as PNG files: which classes are taken for which, curves over steps, maps over a picture.
 
-Axes: N examples, C classes.
+Axes: N examples, C classes; of a picture H x W pixels and C colours.
 """
 
 import io
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from sklearn import metrics
 
 from core_jax.atomic_files import write_atomically
@@ -85,6 +85,29 @@ def curves_picture(
     axes.grid(alpha=0.3)
     if curves:
         axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def overlay_picture(
+    path: epath.PathLike, picture: Float[np.ndarray, "H W C"], heat: Float[np.ndarray, "rows columns"], title: str
+) -> None:
+    """Draws a map of few cells over a picture, smoothly.
+
+    Args:
+      path: of the drawing, .png; a part of it is never seen.
+      picture: grey or red, green and blue, values from 0 to 1.
+      heat: of the cells, however large they are.
+      title: above it.
+    """
+    height, width = picture.shape[:2]
+    side = LARGEST / 3
+    figure = _figure(side * min(1.0, width / height), side * min(1.0, height / width) + 0.3)
+    axes = figure.subplots()
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent)
+    axes.imshow(heat, cmap="inferno", alpha=0.55, interpolation="bilinear", extent=extent)
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=9, parse_math=False)
     _save(figure, path)
 
 

@@ -126,13 +126,14 @@ def _gib(count):
     return "unknown" if count is None else f"{count / GIB:.2f} GiB"
 
 
-def describe_plan(plan: Plan, tokens: int, steps: int) -> list[tuple[str, str]]:
+def describe_plan(plan: Plan, units: int, steps: int, unit: str = "tokens") -> list[tuple[str, str]]:
     """The plan as rows of a table.
 
     Args:
       plan: from `make_plan`.
-      tokens: positions of a global batch.
+      units: of a global batch, such as its positions.
       steps: of the whole run.
+      unit: what is counted.
     """
     rows = [
         ("fits", "yes" if plan.fits else f"no: {plan.message or 'the peak is above the limit'}"),
@@ -154,7 +155,7 @@ def describe_plan(plan: Plan, tokens: int, steps: int) -> list[tuple[str, str]]:
         ("compute, memory, network", " / ".join(f"{1e3 * part:.1f} ms" for part in parts)),
         ("step, at least", f"{1e3 * seconds:.1f} ms, bound by {plan.bound}"),
         ("MFU, at most", f"{100 * plan.mfu_bound:.1f} %"),
-        ("tokens a second, at most", f"{tokens / seconds:,.0f}"),
+        (f"{unit} a second, at most", f"{units / seconds:,.0f}"),
         (f"{steps:,} steps, at least", f"{steps * seconds / 86_400:.2f} days"),
     ]
     return rows

@@ -23,8 +23,16 @@ Metrics = dict[str, Ratio]
 Loss = Callable[[PyTree, dict[str, Any], Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
 
+# What turns the whole global batch into the one that the loss sees, before it is computed in parts.
+Preparation = Callable[[dict[str, Any], Key[Array, ""]], dict[str, Any]]
+
 # Metrics of a task whose sums are amounts of work; what is logged is also how much of it was done in a second.
-RATES = {"useful_positions": "useful_tokens_per_second", "useful_flops": "model_flops_per_second"}
+RATES = {
+    "useful_positions": "useful_tokens_per_second",
+    "useful_images": "images_per_second",
+    "useful_flops": "model_flops_per_second",
+}
+PREPARATION = 2**32 - 1  # folded into a step's key for its preparation: no part of a batch has this number
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +77,10 @@ def _creator(init, optimizer):
 
 
 def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, accumulation_steps: int = 1
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    accumulation_steps: int = 1,
+    prepare: Preparation | None = None,
 ) -> Callable[[State, dict[str, Any]], tuple[State, Metrics]]:
     """Builds the step of any task; `compile_step` places it on a mesh.
 
@@ -77,12 +88,15 @@ def make_step(
       loss: the task.
       optimizer: applied once a step, to the gradient of the whole global batch.
       accumulation_steps: parts that the batch is computed in, one after another. The result is that of one part.
+      prepare: what is done with the whole batch before, such as mixing its examples with each other.
     Returns:
       (state, batch) -> (next state, metrics with `loss` and `gradient_norm`).
     """
 
     def step(state: State, batch: dict[str, Any]) -> tuple[State, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        if prepare is not None:
+            batch = prepare(batch, jax.random.fold_in(key, PREPARATION))
         if accumulation_steps == 1:
             (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
         else:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from core_jax.attention import attend, attend_joint, choose
+from core_jax.attention import attend, attend_joint, attention_weights, choose, visible
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_rows, drop_units
 from core_jax.gelu import exact_gelu
@@ -126,7 +126,8 @@ class Attention(nn.Module):
         }
         projections = [HeadProjection(config, name=name)() for name in ("query", "key", "value")]
         implementation = choose(config.attention, x.shape[1], config.width // config.heads, x.dtype, drops=drops)
-        if implementation == "fused" and not config.qk_norm:  # one product for all three: x is read once
+        is_asked = self.is_mutable_collection("intermediates")  # who looks at whom
+        if implementation == "fused" and not config.qk_norm and not is_asked:  # one product for all: x is read once
             kernel, bias = (jnp.stack(parts, axis=-2) for parts in zip(*projections, strict=True))  # D H 3 K, H 3 K
             mixed = attend_joint(linear(x, kernel, bias).reshape(shape), segments, **dropout)
             # Without this the compiler for TPU copies the kernel's output to another layout, twice.
@@ -135,6 +136,9 @@ class Attention(nn.Module):
             query, key, value = (linear(x, *parts).reshape(shape) for parts in projections)
             if config.qk_norm:
                 query, key = layer_norm(config, "query_norm")(query), layer_norm(config, "key_norm")(key)
+            if is_asked:
+                mask = visible(x.shape[1], x.shape[1], segments, segments, causal=False)
+                self.sow("intermediates", "attention_weights", attention_weights(query, key, mask))
             both = {"query_segments": segments, "key_segments": segments}
             mixed = attend(query, key, value, **both, **dropout, implementation=implementation)
         mixed = checkpoint_name(mixed.reshape(x.shape), ATTENTION_NAME)

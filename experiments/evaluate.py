@@ -1,28 +1,34 @@
-"""Scores a BERT:   python -m experiments.evaluate --init=WORKDIR [--data=jsonl:FILES]
+"""Scores a model:   python -m experiments.evaluate --init=WORKDIR [--data=jsonl:FILES | --data=images:DIR]
 
-A pretrained one on its held-out text, a fine-tuned one on any labelled examples.
+A pretrained BERT on its held-out text, a fine-tuned one on any labelled examples, a ViT on any labelled images.
 """
 
 import dataclasses
 
+from bert_jax.family import BertFamily
 from bert_jax.pretraining import make_evaluation, open_text, open_trained
 from bert_jax.starting_points import is_fine_tuned
 from core_jax import distributed
 from core_jax.config import require
 from core_jax.sharding import parse_mesh
-from experiments import results, score_labels
+from experiments import results, score_images, score_labels
 from experiments.console import StopRequest, parse_flags, report, run_command, say
+from experiments.families import is_of_images
+
+DESCRIPTION = "Scores a BERT, pretrained on its held-out text or fine-tuned on labels, or a ViT on labelled images."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Prints the scores of a run again: of a fine-tuned one, on any labelled examples."""
+    """Prints the scores of a run again: of a fine-tuned BERT or a ViT, on any labelled examples."""
 
     init: str  # work folder of the run
-    data: str = ""  # of a fine-tuned run, as there: jsonl:GLOB and so on; by default what it was validated on
+    # of a fine-tuned BERT, as there: jsonl:GLOB and so on; of a ViT images:DIR or what else pretrain takes; by default
+    # what the run was validated on
+    data: str = ""
     data_split: str = "test"  # split of tfds:
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
-    output: str = ""  # of a fine-tuned run: file for the scores, as JSON
+    output: str = ""  # of a fine-tuned BERT or a ViT: file for the scores, as JSON
     mesh: str = "data:-1"  # devices by axis, as for pretraining
     silence_seconds: int = 60  # without a sign of life, after which a process of several counts as dead
 
@@ -32,14 +38,16 @@ class Evaluation:
 
 def main(arguments: list[str]) -> int:
     """Scores and prints; returns the exit code."""
-    flags = parse_flags(Evaluation, arguments, "Scores a BERT: pretrained on its held-out text, fine-tuned on labels.")
+    flags = parse_flags(Evaluation, arguments, DESCRIPTION)
     distributed.initialise(flags.silence_seconds, report)
     distributed.require_same("command line", repr(flags))
     mesh = parse_mesh(flags.mesh)
-    if is_fine_tuned(flags.init):
+    of_images = is_of_images(flags.init)
+    if of_images or is_fine_tuned(flags.init):
         with StopRequest().listening() as stopping:
             place = flags.data, flags.data_split, flags.data_dir
-            scores = score_labels.score(flags.init, *place, flags.output, mesh, stopping)
+            score = score_images.score if of_images else score_labels.score
+            scores = score(flags.init, *place, flags.output, mesh, stopping)
         return stopping.exit_code if scores is None else 0
     require(not flags.data, f"--data={flags.data}: {flags.init} is pretrained, and scored on its own held-out text")
     trained = open_trained(flags.init, mesh, say)
@@ -49,7 +57,7 @@ def main(arguments: list[str]) -> int:
         scores = evaluate(trained.params, stopping)
     if scores is None:
         return stopping.exit_code
-    results.show_scores(f"{trained.config.preset} in {flags.init}", scores)
+    results.show_scores(BertFamily.wording, f"{trained.config.preset} in {flags.init}", scores)
     return 0
 
 

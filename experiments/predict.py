@@ -1,7 +1,7 @@
-"""Fills masks, or labels texts:   python -m experiments.predict --init=WORKDIR "the capital of [MASK] is paris."
+"""Fills masks, labels texts, names pictures:   python -m experiments.predict --init=WORKDIR "paris is in [MASK]."
 
-A pretrained model fills every [MASK]. A fine-tuned one labels texts from arguments, a file or standard input, and gives
-JSON, a line for each.
+A pretrained BERT fills every [MASK]. A fine-tuned one labels texts from arguments, a file or standard input, and a ViT
+pictures; both give JSON, a line for each.
 """
 
 import dataclasses
@@ -12,18 +12,21 @@ import tyro
 
 from bert_jax.starting_points import is_fine_tuned
 from core_jax.config import require
-from experiments import fill_masks, label_texts
+from experiments import classify_images, fill_masks, label_texts
 from experiments.console import parse_flags, run_command
+from experiments.families import is_of_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Fills every [MASK] of each text with its most probable pieces, or labels each text."""
+    """Fills every [MASK] of each text with its most probable pieces, labels each text, or names each picture."""
 
-    # with a pretrained model, each with one or more [MASK]; with a fine-tuned one any text, or a JSON object of columns
+    # with a pretrained BERT, each with one or more [MASK]; with a fine-tuned one any text, or a JSON object of columns;
+    # with a ViT paths of pictures
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     init: str  # work folder of a run
-    top: int = 5  # pieces shown for each mask
+    top: int = 5  # pieces shown for each mask, classes for each picture
+    attention: str = ""  # of a ViT: folder for drawings of where it looks in each picture
     input: str = ""  # of a fine-tuned model: a file with a text or JSON object a line; - is standard input
     mesh: str = "data:-1"  # of a fine-tuned model: devices by axis, as for pretraining
 
@@ -35,8 +38,15 @@ class Prediction:
 def main(arguments: list[str]) -> int:
     """Predicts and prints; returns the exit code."""
     flags = parse_flags(
-        Prediction, arguments, "Fills masks with a pretrained BERT, or labels texts with a fine-tuned one."
+        Prediction,
+        arguments,
+        "Fills masks with a pretrained BERT, labels texts with a fine-tuned one, or names pictures with a ViT.",
     )
+    if is_of_images(flags.init):
+        require(not flags.input, f"--input={flags.input} is for text: type the paths of pictures")
+        classify_images.classify(flags.init, flags.texts, flags.top, flags.attention)
+        return 0
+    require(not flags.attention, f"--attention={flags.attention}: {flags.init} is no ViT")
     if is_fine_tuned(flags.init):
         place = flags.input or ("" if flags.texts or sys.stdin.isatty() else "-")
         return label_texts.label(flags.init, flags.texts, place, flags.mesh)

@@ -1,4 +1,4 @@
-"""Pretrains BERT:   python -m experiments.pretrain [PRESET] --flag=value
+"""Pretrains BERT or ViT:   python -m experiments.pretrain [PRESET] --flag=value
 
 Type the same command again and it goes on where it stopped. `--help` lists every flag.
 """
@@ -7,35 +7,21 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import PRESETS, BertPretraining
-from bert_jax.corpus_report import corpus_figures
-from bert_jax.diagnosis import corpus_findings, training_findings
-from bert_jax.model import BertForPretraining
-from bert_jax.pretraining import (
-    Text,
-    batch_shapes,
-    check_text,
-    corpus_folder,
-    given_tokenizer,
-    identity,
-    make_evaluation,
-    prepare_text,
-    resolve_model,
-)
-from bert_jax.starting_weights import adopt_architecture, check_init, load_init
-from bert_jax.tasks import initial_params, training_step
+from bert_jax.config import BertPretraining
 from core_jax import distributed
 from core_jax.checkpoints import Checkpoints, state_bytes
 from core_jax.config import to_json
 from core_jax.data import check_batch, choose_workers, training_batches
+from core_jax.family import Data, Evaluated, Family
 from core_jax.flops import count_flops
-from core_jax.optimizers import make_optimizer, schedule
+from core_jax.optimizers import averaged_params, schedule, training_optimizer
 from core_jax.peaks import mesh_peak, utilization
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.stopwatch import Stopwatch
@@ -43,27 +29,29 @@ from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, 
 from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling, lock
 from experiments import curve_check, planning, results
 from experiments.console import StepProgress, StopRequest, parse_preset, report, run_command, say
+from experiments.families import PRESETS, Pretraining, family_of
 
-SHOWN = ("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second", "mfu")
+DESCRIPTION = "Pretrains BERT on text or ViT on images, and goes on where it stopped."
 
 
 def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
-    config = parse_preset(arguments, PRESETS, "bert-tiny", "Pretrains BERT on text, and goes on where it stopped.")
+    config = parse_preset(arguments, PRESETS, "bert-tiny", DESCRIPTION)
+    family = family_of(config)
     workdir = config.training.workdir or os.path.join("runs", config.preset)
-    if config.check_curve:
+    if isinstance(config, BertPretraining) and config.check_curve:
         return curve_check.run(workdir)
     if config.training.plan:
-        return planning.run(adopt_architecture(config, say), workdir)
+        return planning.run(family.adopt(config, say), workdir)
     distributed.initialise(config.training.silence_seconds, report)
-    config = adopt_architecture(config, say)
+    config = family.adopt(config, say)
     distributed.require_same("configuration", to_json(config))
     mesh = parse_mesh(config.training.mesh)
     distributed.first_decides(lambda: check(config, workdir, mesh))
     check_shared(workdir)
     with lock(workdir), StopRequest().listening() as stopping:
         if distributed.first_decides(lambda: results.is_finished(workdir, config.training.steps)):
-            results.show(workdir)
+            results.show(family.wording, workdir)
             say(f"{workdir} is finished: --steps=N with a larger N trains further")
             return 0
         with filling(workdir, config):
@@ -72,18 +60,16 @@ def main(arguments: list[str]) -> int:
         return train(session, checkpoints, state)
 
 
-def check(config: BertPretraining, workdir: str, mesh: Mesh) -> None:
-    """Refuses what cannot work, before any text is read or anything compiled; makes nothing but the work folder.
+def check(config: Pretraining, workdir: str, mesh: Mesh) -> None:
+    """Refuses what cannot work, before any data is read or anything compiled; makes nothing but the work folder.
 
     Raises:
       UserError: with what to type instead.
     """
-    training = config.training
-    check_init(config.init)
-    check_text(config, workdir)
-    tokenizer = given_tokenizer(config)
-    model = resolve_model(config.model, tokenizer) if tokenizer else BertForPretraining(config.model)
-    shapes = abstract_state(initial_params(model), make_optimizer(config.optimizer, 1))
+    training, family = config.training, family_of(config)
+    family.check(config, workdir)
+    init = family.initial_params(family.model_ahead(config))
+    shapes = abstract_state(init, training_optimizer(config.optimizer, training))
     check_mesh(mesh, shapes, training.global_batch_size, training.accumulation_steps)
     claim_workdir(workdir, config)
     # One checkpoint more than are kept exists while the newest is written.
@@ -94,31 +80,33 @@ def check(config: BertPretraining, workdir: str, mesh: Mesh) -> None:
 class Session:
     """What one call of the command works with."""
 
-    config: BertPretraining
+    config: Pretraining
+    family: Family
     workdir: str
     mesh: Mesh
-    text: Text
-    model: BertForPretraining
+    data: Data
+    model: Any
     optimizer: optax.GradientTransformation
     stopping: StopRequest
 
     @functools.cached_property
     def abstract(self) -> State:
         """The state's shapes, each knowing where it lives."""
-        return with_shardings(abstract_state(initial_params(self.model), self.optimizer), self.mesh)
+        return with_shardings(abstract_state(self.family.initial_params(self.model), self.optimizer), self.mesh)
 
 
-def open_session(config: BertPretraining, workdir: str, mesh: Mesh, stopping: StopRequest) -> Session:
-    """Prepares the text and holds it against the mesh and the batch.
+def open_session(config: Pretraining, workdir: str, mesh: Mesh, stopping: StopRequest) -> Session:
+    """Prepares the data and holds it against the mesh and the batch.
 
     Raises:
-      UserError: the text cannot be read, is too small, or gives a vocabulary that the mesh does not divide.
+      UserError: the data cannot be read, is too small, or gives a model that the mesh does not divide.
     """
-    training, text = config.training, prepare_text(config, workdir, say)
-    model = resolve_model(config.model, text.tokenizer)
-    session = Session(config, workdir, mesh, text, model, make_optimizer(config.optimizer, training.steps), stopping)
+    training, family = config.training, family_of(config)
+    data = family.open_data(config, workdir, say)
+    model, optimizer = family.model_for(config, data), training_optimizer(config.optimizer, training)
+    session = Session(config, family, workdir, mesh, data, model, optimizer, stopping)
     check_mesh(mesh, session.abstract, training.global_batch_size, training.accumulation_steps)
-    check_batch(text.train, training.global_batch_size, "packed rows" if config.text.packing else "examples")
+    check_batch(data.train, training.global_batch_size, family.name_of_rows(config))
     return session
 
 
@@ -128,54 +116,59 @@ def starting_point(session: Session) -> tuple[Checkpoints, State]:
     Raises:
       UserError: the checkpoints there do not fit, or none of them can be read.
     """
-    config = session.config
+    config, family, mesh = session.config, session.family, session.mesh
     checkpoints = Checkpoints(
         os.path.join(session.workdir, "checkpoints"),
         keep=config.training.keep_checkpoints,
-        identity=identity(session.text.tokenizer),
+        identity=family.identity(session.data),
         report=say,
     )
     state = checkpoints.restore_newest(session.abstract)
     if state is None:
-        state = create_state(initial_params(session.model), session.optimizer, session.mesh, config.training.seed)
+        state = create_state(family.initial_params(session.model), session.optimizer, mesh, config.training.seed)
         if config.init:
-            given = (session.model, session.text.tokenizer, state.params, session.mesh)
-            state = dataclasses.replace(state, params=load_init(config.init, *given, say))
+            params = family.load_init(config, session.model, session.data, state.params, mesh, say)
+            state = dataclasses.replace(state, params=params)
+            if config.training.ema_decay:  # the average begins at these parameters too
+                places = jax.tree.map(lambda leaf: leaf.sharding, session.abstract.opt)
+                state = dataclasses.replace(
+                    state, opt=jax.jit(session.optimizer.init, out_shardings=places)(state.params)
+                )
     return checkpoints, state
-
-
-def warn(session: Session) -> None:
-    """Says what in the text or the settings may keep the loss high."""
-    figures = corpus_figures(corpus_folder(session.config, session.workdir), session.text.tokenizer)
-    for finding in (*corpus_findings(figures), *training_findings(session.config, figures)):
-        say(f"note: {finding}")
 
 
 def train(session: Session, checkpoints: Checkpoints, state: State) -> int:
     """Trains to the last step and scores the result; returns the exit code."""
-    stopwatch = Stopwatch()
-    say(results.describe_start(session.config, session.text, state.params, int(state.step), session.mesh))
+    stopwatch, family, config = Stopwatch(), session.family, session.config
+    described = family.describe(session.data)
+    say(results.describe_start(config.preset, described, state.params, int(state.step), session.mesh))
     if not int(state.step):
-        warn(session)
+        for finding in family.findings(config, session.data, session.workdir):
+            say(f"note: {finding}")
     recorder = Recorder(session.workdir, int(state.step))
-    evaluation = make_evaluation(session.model, session.text, session.config, session.mesh)
+    evaluation = family.make_evaluation(config, session.model, session.data, session.mesh)
 
-    def evaluate(number: int, state: State) -> dict[str, float] | None:
-        scores = evaluation(state.params, session.stopping)
-        if scores is not None:
-            recorder.write(number, "held_out", scores)
-        return scores
+    def evaluate(number: int, state: State) -> Evaluated | None:
+        params = averaged_params(state.opt, state.params, config.training.ema_decay)
+        evaluated = evaluation(params, session.stopping)
+        if evaluated is not None:
+            recorder.write(number, "held_out", evaluated.scores)
+        return evaluated
 
     state = loop(session, state, stopwatch, recorder, checkpoints, evaluate)
     checkpoints.close()
     with stopwatch.span("evaluation"):
-        scores = None if session.stopping() else evaluate(int(state.step), state)
+        evaluated = None if session.stopping() else evaluate(int(state.step), state)
     recorder.close()
-    if scores is None:
+    if evaluated is None:
         say(f"stopped after step {int(state.step)}; all is saved: type the same command again to go on")
         return session.stopping.exit_code
-    results.save(session.workdir, session.config, session.text, state.params, int(state.step), scores, stopwatch)
-    results.show(session.workdir)
+    if jax.process_index() == 0:
+        family.draw(session.workdir, session.data, evaluated)
+    found = evaluated.scores | family.wording.chances | {"steps": int(state.step), "preset": config.preset}
+    found |= {"parameters": results.count_parameters(state.params)} | family.summary(session.data)
+    results.save(session.workdir, found, stopwatch)
+    results.show(family.wording, session.workdir)
     return 0
 
 
@@ -188,10 +181,11 @@ def loop(
     evaluate: Callable[[int, State], object],
 ) -> State:
     """Compiles the step and trains to the last."""
-    training, first_step = session.config.training, int(state.step)
-    step = training_step(session.model, session.optimizer, session.abstract, training.accumulation_steps)
+    config, family, first_step = session.config, session.family, int(state.step)
+    training = config.training
+    step = family.training_step(config, session.model, session.optimizer, session.abstract)
     batches = training_batches(
-        session.text.train,
+        session.data.train,
         session.mesh,
         batch_size=training.global_batch_size,
         seed=training.seed,
@@ -199,17 +193,17 @@ def loop(
         last_step=training.steps,
         workers=choose_workers(training.data_workers),
     )
-    learning_rate = schedule(session.config.optimizer, training.steps)
+    learning_rate = schedule(config.optimizer, training.steps)
     with StepProgress(first_step, training.steps) as bar, jax.set_mesh(session.mesh):
         peak = mesh_peak(session.mesh)
         with stopwatch.span("compile"):
-            step_flops = count_flops(step, session.abstract, batch_shapes(session.config)) if peak else 0
+            step_flops = count_flops(step, session.abstract, family.batch_shapes(config)) if peak else 0
 
         def record(number: int, values: dict[str, float]) -> None:
             values = values | {"learning_rate": float(np.asarray(learning_rate(number - 1)))}
             values |= (utilization(values, step_flops, peak) if peak else {}) | stopwatch.shares()
             recorder.write(number, "train", values)
-            bar.report(number, values, SHOWN)
+            bar.report(number, values, family.wording.shown)
 
         hooks = Hooks(record, evaluate, checkpoints.save, bar.advance, session.stopping)
         cadence = Cadence(training.log_every, training.evaluate_every, training.checkpoint_every)

@@ -16,7 +16,7 @@ from etils import epath
 from bert_jax import finetuning
 from bert_jax.answers import Answers, baseline
 from bert_jax.known_tasks import KNOWN_TASKS, PublishedScore
-from bert_jax.scores import per_class_scores
+from core_jax.class_scores import per_class_scores
 from core_jax.pictures import confusion_matrix_picture, curves_picture
 from core_jax.stopwatch import Stopwatch
 from core_jax.workdir import write_atomically

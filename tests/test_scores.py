@@ -8,16 +8,14 @@ from scipy import stats
 from sklearn import metrics
 
 from bert_jax.scores import (
-    ZERO,
     answer_scores,
     best_no_answer_threshold,
-    classification_scores,
     entity_scores,
     entity_spans,
     normalised_answer,
-    per_class_scores,
     regression_scores,
 )
+from core_jax.class_scores import ZERO, classification_scores, per_class_scores
 
 
 def exactly(scores):

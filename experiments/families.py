@@ -1,0 +1,39 @@
+"""The families of models that the commands know, by their configurations."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from bert_jax.config import PRESETS as BERT_PRESETS
+from bert_jax.config import BertPretraining
+from bert_jax.family import BertFamily
+from core_jax.config import require
+from core_jax.errors import UserError
+from core_jax.family import Family
+from vit_jax.family import VitFamily
+from vit_jax.presets import PRESETS as VIT_PRESETS
+from vit_jax.presets import VitPretraining
+
+Pretraining = BertPretraining | VitPretraining
+PRESETS: dict[str, Pretraining] = {**BERT_PRESETS, **VIT_PRESETS}
+
+
+def family_of(config: Pretraining) -> Family:
+    """Whose configuration it is."""
+    return VitFamily() if isinstance(config, VitPretraining) else BertFamily()
+
+
+def is_of_images(workdir: str) -> bool:
+    """Whether a work folder is of a model of images; otherwise it is of a model of text.
+
+    Raises:
+      UserError: it is of no run.
+    """
+    path = epath.Path(workdir) / "config.json"
+    require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
+    try:
+        found: Any = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
+    return isinstance(found, dict) and "images" in found

@@ -1,0 +1,130 @@
+"""A ViT small enough to compile in seconds, batches for it, and the flags of a run of seconds."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from core_jax.config import OptimizerConfig
+from core_jax.optimizers import make_optimizer
+from core_jax.sharding import global_batch, tree_shardings
+from core_jax.train import State, compile_step, create_state, make_step
+from core_jax.transformer import stack_layers
+from tests.tiny_bert import QUICK, mesh_of
+from vit_jax.config import VitConfig
+from vit_jax.mixing import make_mixing
+from vit_jax.model import VitForClassification
+from vit_jax.supervision import SupervisionConfig
+from vit_jax.tasks import initial_params, supervised_loss
+
+CONFIG = VitConfig(
+    width=16, depth=2, heads=4, mlp_width=32, image_size="4x6", channels=1, patch_size=2, dtype="float32"
+)
+CLASSES, ROWS, STEPS = 7, 32, 20
+PLAIN = SupervisionConfig()
+# The epsilon is large, or Adam would turn the rounding errors of gradients near 0 into whole steps.
+OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=1, epsilon=1e-2)
+FLAGS = {
+    "mesh": "data:1",
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "mlp_width": 32,
+    "global_batch_size": 8,
+    "warmup_steps": 5,
+    "steps": 24,
+    "log_every": 8,
+    "checkpoint_every": 8,
+    "evaluate_every": 16,
+    "data_workers": 0,
+}
+
+
+def model(**changes) -> VitForClassification:
+    return VitForClassification(dataclasses.replace(CONFIG, **changes), CLASSES)
+
+
+def host_batch(step: int, rows: int = ROWS) -> dict:
+    """A batch on the host, a function of the step."""
+    random = np.random.default_rng(step)
+    return {
+        "images": random.uniform(-1, 1, (rows, CONFIG.height, CONFIG.width_of_image, 1)).astype(np.float32),
+        "labels": random.integers(0, CLASSES, rows, dtype=np.int32),
+        "weights": {"classes": np.ones(rows, np.float32)},
+    }
+
+
+def random_params(**changes):
+    """Parameters of `model(**changes)`, none of them 0, as they are after training."""
+    params = initial_params(model(**changes))(jax.random.key(0))
+    leaves, shape = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = (0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True))
+    return jax.tree.unflatten(shape, [leaf + other for leaf, other in zip(leaves, noise, strict=True)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """All that is needed to train on one mesh."""
+
+    mesh: Mesh
+    state: State
+    step: Callable[[State, dict], tuple[State, dict]]
+
+
+@functools.cache
+def fresh_state(scan_layers: bool = False) -> State:
+    """The state before the first step, on one device; scanned or not, the model is the same."""
+    transformation = make_optimizer(OPTIMIZER, STEPS)
+    if not scan_layers:
+        return create_state(lambda key: random_params(), transformation, mesh_of("data:1"), seed=0)
+    unrolled = fresh_state()
+    params = change_layers(unrolled.params, stack_layers)
+    return dataclasses.replace(unrolled, params=params, opt=transformation.init(params))
+
+
+def change_layers(params: dict, change: Callable[[dict], dict]) -> dict:
+    vit = params["vit"]
+    return params | {"vit": vit | {"encoder": change(vit["encoder"])}}
+
+
+def set_up(
+    mesh_text: str,
+    *,
+    accumulation: int = 1,
+    scan_layers: bool = False,
+    stochastic_depth: float = 0.0,
+    supervision: SupervisionConfig = PLAIN,
+) -> Setup:
+    """A ViT with `fresh_state` on a mesh, and its compiled step."""
+    vit = model(scan_layers=scan_layers, stochastic_depth=stochastic_depth)
+    mesh, state = mesh_of(mesh_text), fresh_state(scan_layers)
+    shardings = tree_shardings(state, mesh)
+    state = jax.device_put(jax.tree.map(lambda leaf: leaf.copy(), state), shardings)  # the step may take the copy
+    loss, mixing = supervised_loss(vit, supervision, train=True), make_mixing(supervision.mixup, supervision.cutmix)
+    step = make_step(loss, make_optimizer(OPTIMIZER, STEPS), accumulation, mixing)
+    with jax.set_mesh(mesh):
+        jitted: Any = compile_step(step, shardings)
+        compiled = jitted.lower(state, global_batch(host_batch(0), mesh))
+    return Setup(mesh, state, compiled.compile(compiler_options=QUICK))
+
+
+def run(setup: Setup, steps: int) -> tuple[State, list[dict]]:
+    """Takes the first steps; gives the state and each step's metrics on the host."""
+    state, seen = setup.state, []
+    with jax.set_mesh(setup.mesh):
+        for number in range(steps):
+            state, metrics = setup.step(state, global_batch(host_batch(number), setup.mesh))
+            seen.append(jax.device_get(metrics))
+    return state, seen
+
+
+def flags(workdir: pathlib.Path, **changes: object) -> list[str]:
+    """The command line of a tiny run on digits."""
+    values = {"workdir": workdir} | FLAGS | changes
+    return ["vit-tiny", *(f"--{name}={value}" for name, value in values.items())]

@@ -1,0 +1,50 @@
+"""Where a ViT looks: attention rolled out over all layers.
+
+Axes: B images, L layers, H heads, T positions.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from vit_jax.model import VitForClassification
+
+
+def layer_weights(
+    model: VitForClassification, params: PyTree, images: Float[Array, "B height width C"]
+) -> Float[Array, "L B H T T"]:
+    """How much each position looks at each other, in every layer and head."""
+    _, found = model.apply({"params": params}, images, mutable=["intermediates"])
+    encoder: Any = found["intermediates"]["vit"]["encoder"]
+    if model.config.scan_layers:
+        return encoder["blocks"]["attention"]["attention_weights"][0]
+    names = [f"block_{number}" for number in range(model.config.depth)]
+    return jnp.stack([encoder[name]["attention"]["attention_weights"][0] for name in names])
+
+
+def attention_rollout(
+    model: VitForClassification, params: PyTree, images: Float[Array, "B height width C"]
+) -> Float[Array, "B rows columns"]:
+    """How much each patch of an image has flowed into what stands for the image.
+
+    Half of each layer is its residual branch, the other half the mean of its heads.
+
+    Args:
+      model: of the images' size.
+      params: of it.
+      images: as the model sees them.
+    Returns:
+      The part of each patch; all add up to 1, but for what flowed from the class token and registers. Where the mean
+      of the patches stands for the image, or a query that attends to them, it is the mean over all patches.
+    Source: Abnar and Zuidema 2020, section 3, https://arxiv.org/abs/2005.00928
+    """
+    config = model.config
+    weights = jnp.mean(layer_weights(model, params, images), axis=2)
+    identity = jnp.eye(weights.shape[-1])
+    flow = identity[None]
+    for layer in weights:
+        flow = (0.5 * layer + 0.5 * identity) @ flow
+    front = int(config.class_token) + config.registers
+    reads = flow[:, 0] if config.pooling == "token" else jnp.mean(flow[:, front:], axis=1)
+    return reads[:, front:].reshape(-1, *config.grid)

@@ -1,0 +1,49 @@
+"""Operations that training ViT needs.
+
+Axes: B images, T positions, D width, K classes.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from core_jax.flops import TRAINING, stack_flops
+from core_jax.losses import Ratio
+from vit_jax.config import VitConfig
+
+Count = Float[Array, ""] | int
+PATCHES = 2  # times a forward pass: nobody asks for the gradient of the pixels
+
+
+def step_flops(config: VitConfig, images: Count, classes: int) -> Count:
+    """Operations of the matrix products of a step, forward and backward, without remat.
+
+    Args:
+      config: of the model.
+      images: of the batch.
+      classes: of the classifier.
+    Returns:
+      The number. Elementwise operations are none.
+    """
+    width, tokens, patches = config.width, config.tokens, config.grid[0] * config.grid[1]
+    cut = 2 * patches * config.patch_size**2 * config.channels * width
+    stack = stack_flops(config, images * tokens, images * tokens**2)
+    head = 2 * width * classes + (2 * width**2 if config.representation else 0)
+    if config.pooling == "attention":
+        # query and result of one position, keys and values of all patches, their products, then the MLP of one position
+        head += 2 * width**2 * (2 + 2 * patches) + 4 * width * patches + 4 * width * config.mlp_width
+    return PATCHES * images * cut + TRAINING * (stack + images * head)
+
+
+def useful_flops(config: VitConfig, batch: dict[str, Any], classes: int) -> Ratio:
+    """What the images of a batch that have a weight need, and what all its rows would.
+
+    Args:
+      config: of the model.
+      batch: of images, with weights.
+      classes: of the classifier.
+    """
+    weights = batch["weights"]["classes"]
+    needed = step_flops(config, jnp.sum(weights > 0, dtype=jnp.float32), classes)
+    return jnp.asarray(needed, jnp.float32), jnp.float32(step_flops(config, weights.shape[0], classes))

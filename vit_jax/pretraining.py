@@ -1,0 +1,168 @@
+"""From a configuration to everything that training, scoring and predicting need: images, model and parameters.
+
+Axes: K classes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Int64, PyTree
+
+from core_jax.atomic_files import write_atomically
+from core_jax.config import require
+from core_jax.data import Examples, evaluation_batches
+from core_jax.distributed import first_decides
+from core_jax.errors import UserError
+from core_jax.family import Evaluated, Evaluation
+from core_jax.metrics import means
+from core_jax.trained import trained_params
+from core_jax.workdir import read_config
+from vit_jax.image_sets import ImageSet, open_image_set
+from vit_jax.model import VitForClassification
+from vit_jax.presets import VitPretraining
+from vit_jax.skipped_images import SkippedImages
+from vit_jax.tasks import initial_params, make_scoring
+
+CLASSES_FILE = "classes.json"  # of a work folder: the names, in the order of the labels
+SKIPPED = "skipped_images"  # folder of a work folder with a note on each image that could not be read
+KNOWN_CLASSES = {"digits": 10, "fashion_mnist": 10, "tfds:cifar10": 10, "tfds:cifar100": 100}  # of --data
+MOST_KNOWN = 1000  # classes of ImageNet, which other data is taken to have where it cannot be looked at
+
+
+def open_images(config: VitPretraining, workdir: str) -> ImageSet:
+    """The images of a run; the names of their classes are kept in the work folder.
+
+    Raises:
+      UserError: they cannot be read, or have more classes than the classifier.
+    """
+    images = read_images(config, os.path.join(workdir, SKIPPED))
+    found, wanted = len(images.classes), config.supervision.classes
+    require(
+        not wanted or found <= wanted,
+        f"--classes={wanted}: --data={config.images.data} has {found} classes; leave --classes out, or use {found}",
+    )
+    text = json.dumps(list(images.classes), indent=0, ensure_ascii=False) + "\n"
+    first_decides(lambda: write_atomically(epath.Path(workdir) / CLASSES_FILE, text))
+    return images
+
+
+def read_images(config: VitPretraining, skipped: str = "") -> ImageSet:
+    """The images that a configuration names, as its model sees them; those that are skipped are noted in a folder."""
+    model = config.model
+    size = {"height": model.height, "width": model.width_of_image, "channels": model.channels}
+    return open_image_set(config.images, **size, seed=config.training.seed, skipped=SkippedImages(skipped))
+
+
+def read_classes(workdir: str) -> tuple[str, ...]:
+    """The names of the classes of a run.
+
+    Raises:
+      UserError: they are not there.
+    """
+    path = epath.Path(workdir) / CLASSES_FILE
+    try:
+        return tuple(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected the names that a run keeps there") from error
+
+
+def build_model(config: VitPretraining, classes: int) -> VitForClassification:
+    """The model of a run whose data has so many classes."""
+    supervision = config.supervision
+    return VitForClassification(config.model, supervision.classes or classes, supervision.head_bias)
+
+
+def expected_classes(config: VitPretraining) -> int:
+    """How many classes the data probably has, without looking at it."""
+    return config.supervision.classes or KNOWN_CLASSES.get(config.images.data, MOST_KNOWN)
+
+
+def batch_shapes(config: VitPretraining) -> dict[str, Any]:
+    """Shapes and dtypes of the global batch of a run."""
+    model, rows = config.model, config.training.global_batch_size
+    return {
+        "images": jax.ShapeDtypeStruct((rows, model.height, model.width_of_image, model.channels), jnp.float32),
+        "labels": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "weights": {"classes": jax.ShapeDtypeStruct((rows,), jnp.float32)},
+    }
+
+
+def identity(classes: tuple[str, ...]) -> dict[str, str]:
+    """What a checkpoint belongs to beside its shapes: the classes, in their order."""
+    return {"classes": hashlib.sha256("\n".join(classes).encode()).hexdigest()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained ViT, as its work folder holds it."""
+
+    config: VitPretraining
+    model: VitForClassification
+    classes: tuple[str, ...]
+    params: PyTree
+
+
+def open_trained(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> Trained:
+    """Reads configuration, classes and parameters of a run.
+
+    Args:
+      workdir: of the run.
+      mesh: where the parameters go.
+      report: is told about checkpoints that cannot be used.
+    Raises:
+      UserError: the folder holds no run, or no checkpoint that fits.
+    """
+    config, classes = read_config(workdir, VitPretraining), read_classes(workdir)
+    model = build_model(config, len(classes))
+    recipe = initial_params(model), config.optimizer, config.training
+    params = trained_params(workdir, *recipe, mesh, identity=identity(classes), report=report)
+    return Trained(config, model, classes, params)
+
+
+def make_evaluation(
+    model: VitForClassification, examples: Examples, loss: str, batch_size: int, mesh: Mesh
+) -> Evaluation:
+    """Builds the scoring of images.
+
+    Args:
+      model: to score.
+      examples: each of which counts once.
+      loss: which one.
+      batch_size: images at a time.
+      mesh: where it is computed.
+    Returns:
+      (params, stopping) -> what came of it; the baseline always answers the class that most of these images have, or,
+      as a probability, the shares of all. None where `stopping()` became true.
+    """
+    score = make_scoring(model, loss)
+
+    def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
+        found: list[Any] = []
+        with jax.set_mesh(mesh):
+            for batch in evaluation_batches(examples, mesh, batch_size=batch_size):
+                if stopping():
+                    return None
+                found.append(score(params, batch))
+        metrics, confusions = zip(*jax.device_get(found), strict=True)
+        confusion = np.rint(np.sum(confusions, axis=0, dtype=np.float64)).astype(np.int64)
+        return Evaluated(means(metrics) | baselines(confusion, loss), confusion)
+
+    return evaluate
+
+
+def baselines(confusion: Int64[np.ndarray, "K K"], loss: str) -> dict[str, float]:
+    """The best that answers which do not look at the images can reach."""
+    shares = confusion.sum(axis=1) / confusion.sum()
+    found = {"majority_accuracy": float(shares.max())}
+    if loss == "softmax":
+        found["frequency_loss"] = float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
+    return found
