@@ -182,8 +182,8 @@ def normalised(image: Image.Image, normalization: str, view: View) -> Float32[np
 def _row(normalization: str, view: View) -> tuple[Float32[np.ndarray, " W*C"], Float32[np.ndarray, " W*C"]]:
     """Factor and summand of each value of a row: NumPy is slow over a last axis that is as short as channels are."""
     mean, deviation = (np.array(values[: view.channels]) for values in NORMALIZATIONS[normalization])
-    factors, summands = 1 / (255 * deviation), -mean / deviation
-    return tuple(np.tile(values, view.width).astype(np.float32) for values in (factors, summands))
+    factors, summands = (np.tile(values, view.width) for values in (1 / (255 * deviation), -mean / deviation))
+    return factors.astype(np.float32), summands.astype(np.float32)
 
 
 def erase(pixels: Float32[np.ndarray, "H W C"], random: np.random.Generator) -> None:
