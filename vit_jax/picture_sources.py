@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 import zlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -39,6 +39,7 @@ class Picture(NamedTuple):
     label: int
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Pictures by number; may be sent to other processes."""
 
