@@ -70,9 +70,10 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW or LAMB, with a learning rate that warms up and decays."""
+    """AdamW, LAMB or SGD, with a learning rate that warms up and decays."""
 
-    optimizer: Literal["adamw", "lamb"] = "adamw"  # LAMB scales each layer's step, for very large batches
+    # LAMB scales each layer's step, for very large batches; SGD has momentum (--beta1), and suits fine-tuning of ViT
+    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
     learning_rate: float = 1e-4  # the highest, reached at the end of the warm-up
     warmup_steps: int = 10_000  # steps over which the learning rate rises from 0
     # shape after the warm-up; "wsd" is constant, then linear over the last `decay_fraction` of the steps
@@ -80,7 +81,7 @@ class OptimizerConfig:
     final_fraction: float = 0.0  # share of --learning_rate that is left at the last step
     decay_fraction: float = 0.2  # share of the steps in which "wsd" decays
     weight_decay: float = 0.01  # not on biases and LayerNorm; multiplied by the learning rate
-    beta1: float = 0.9  # decay of Adam's first moment
+    beta1: float = 0.9  # decay of Adam's first moment, or of the momentum of SGD
     beta2: float = 0.999  # decay of Adam's second moment
     epsilon: float = 1e-6  # added to the root of the second moment
     # type in which Adam's first moment is kept; the second stays float32: bfloat16 would round its small changes away

@@ -1,7 +1,7 @@
 """Learning-rate schedules and optimizers, put together from optax parts."""
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def scale_by_uncorrected_adam(
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, Adam, decoupled weight decay, (LAMB's trust ratio,) learning rate, (layer-wise decay): in this order.
+    """Clipping, Adam or momentum, weight decay, (LAMB's trust ratio,) learning rate, (layer-wise decay): in this order.
 
     What `config.freeze` matches has no part in the gradient's norm and does not change.
 
@@ -95,12 +95,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101; You et al. 2019 (LAMB),
       https://arxiv.org/abs/1904.00962
     """
-    moments: dict[str, Any] = {"b1": config.beta1, "b2": config.beta2, "eps": config.epsilon}
     parts = [
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(**moments, mu_dtype=config.moment_dtype)
-        if config.bias_correction
-        else scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon, config.moment_dtype),
+        _direction(config),
         optax.add_decayed_weights(config.weight_decay, mask=decays),
         optax.scale_by_trust_ratio() if config.optimizer == "lamb" else optax.identity(),
         optax.scale_by_learning_rate(schedule(config, steps)),
@@ -112,6 +109,15 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         frozen = optax.masked(optax.set_to_zero(), lambda params: is_frozen(params, config.freeze))
         parts = [frozen, *parts, frozen]
     return optax.chain(*parts)
+
+
+def _direction(config):
+    """Of a step: the momentum of SGD, or Adam's moments."""
+    if config.optimizer == "sgd":
+        return optax.trace(config.beta1, accumulator_dtype=config.moment_dtype)
+    if config.bias_correction:
+        return optax.scale_by_adam(config.beta1, config.beta2, config.epsilon, mu_dtype=config.moment_dtype)
+    return scale_by_uncorrected_adam(config.beta1, config.beta2, config.epsilon, config.moment_dtype)
 
 
 class AverageState(NamedTuple):

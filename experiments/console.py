@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import itertools
 import os
 import signal
 import sys
@@ -112,6 +113,13 @@ def parse_flags(kind: type[Config], flags: list[str], description: str, default:
     if default is None:
         return tyro.cli(kind, args=flags, description=description, config=settings)
     return tyro.cli(kind, args=flags, description=description, default=default, config=settings)
+
+
+def value_of(flag: str, arguments: Sequence[str]) -> str:
+    """The last value of a flag, however it is written; empty where it is not there."""
+    found = [text.partition("=")[2] for text in arguments if text.partition("=")[0] == flag]
+    found += [after for text, after in itertools.pairwise(arguments) if text == flag]
+    return found[-1] if found else ""
 
 
 def _expand_home(flag):

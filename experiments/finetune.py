@@ -4,7 +4,6 @@ Type the same command again and it goes on where it stopped. `--help` lists ever
 """
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +20,8 @@ from core_jax.config import OptimizerConfig, require, to_json
 from core_jax.sharding import parse_mesh
 from core_jax.train import NonFiniteLossError
 from core_jax.workdir import check_shared, claim_workdir, filling, lock
-from experiments import side_by_side, tuning, tuning_results
-from experiments.console import StopRequest, parse_flags, report, run_command, say
+from experiments import finetune_images, side_by_side, tuning, tuning_results
+from experiments.console import StopRequest, parse_flags, report, run_command, say, value_of
 from experiments.tuning_grid import expand
 
 Runs = Sequence[tuple[str, str, BertFinetuning]]  # name, work folder and configuration of each
@@ -47,6 +46,8 @@ class Finetune(BertFinetuning):
 
 def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
+    if value_of("--task", arguments) == finetune_images.TASK:
+        return finetune_images.main(arguments)
     flags = parse_flags(Finetune, arguments, "Fine-tunes BERT on labelled texts.", defaults(arguments))
     config = flags.plain()
     workdir = config.tuning.workdir or os.path.join("runs", config.labels.task.replace("/", "_"))
@@ -105,9 +106,7 @@ def train_alone(run: tuning.Run) -> dict[str, float] | None:
 
 def defaults(arguments: Sequence[str]) -> Finetune:
     """The configuration that flags change: of a known task, its data and its published recipe."""
-    names = [flag.partition("=")[2] for flag in arguments if flag.partition("=")[0] == "--task"]
-    names += [after for flag, after in itertools.pairwise(arguments) if flag == "--task"]
-    known: KnownTask | None = KNOWN_TASKS.get(names[-1]) if names else None
+    known: KnownTask | None = KNOWN_TASKS.get(value_of("--task", arguments))
     if known is None:
         return Finetune()
     texts = (*known.text_columns, "")

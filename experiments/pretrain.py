@@ -37,10 +37,15 @@ DESCRIPTION = "Pretrains BERT on text or ViT on images, and goes on where it sto
 def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
     config = parse_preset(arguments, PRESETS, "bert-tiny", DESCRIPTION)
-    family = family_of(config)
     workdir = config.training.workdir or os.path.join("runs", config.preset)
     if isinstance(config, BertPretraining) and config.check_curve:
         return curve_check.run(workdir)
+    return run(config, workdir)
+
+
+def run(config: Pretraining, workdir: str) -> int:
+    """Does what a configuration says, in a work folder; returns the exit code."""
+    family = family_of(config)
     if config.training.plan:
         return planning.run(family.adopt(config, say), workdir)
     distributed.initialise(config.training.silence_seconds, report)

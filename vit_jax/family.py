@@ -18,7 +18,7 @@ from vit_jax.image_sets import ImageSet, check_images
 from vit_jax.model import VitForClassification
 from vit_jax.model_flops import step_flops
 from vit_jax.presets import VitPretraining
-from vit_jax.starting_weights import check_init, load_init
+from vit_jax.starting_weights import adopt_architecture, check_init, load_init
 
 DRAWN_CLASSES = 100  # a matrix of more cannot be read
 
@@ -42,9 +42,8 @@ class VitFamily:
     )
 
     def adopt(self, config: VitPretraining, report: Report) -> VitPretraining:
-        """The configuration as it is: a run starts from one of the same sizes."""
-        del report
-        return config
+        """The configuration with the sizes of the ViT that --init names."""
+        return adopt_architecture(config, report)
 
     def check(self, config: VitPretraining, workdir: str) -> None:
         """Raises for mistakes in --init and in where the images come from."""

@@ -1,31 +1,127 @@
-"""What --init names: the work folder of a run whose parameters are to start from."""
+"""What --init names: a work folder, or a ViT of another program: hf:DIR, npz:FILE or timm:FILE."""
 
+import dataclasses
 import os
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from core_jax.checkpoints import check_saved
+from core_jax.config import require
 from core_jax.errors import UserError
-from core_jax.sharding import by_path, nested, tree_shardings
+from core_jax.sharding import by_path, parse_mesh, path_name, tree_shardings
 from core_jax.transformer import stack_layers, unstack_layers
 from core_jax.workdir import read_config
+from vit_jax.config import VitConfig
 from vit_jax.model import VitForClassification
+from vit_jax.numpy_weights import read_npz
+from vit_jax.position_tables import resize_model
 from vit_jax.presets import VitPretraining
 from vit_jax.pretraining import open_trained
+from vit_jax.timm_weights import read_timm
+from vit_jax.weights import HALVES, IMAGENET, read_hf
 
-HEAD = "classifier/"  # of another number of classes, or of others: drawn fresh
+READERS = {"hf": read_hf, "npz": read_npz, "timm": read_timm}
+# Of a checkpoint; the other fields of a model say how it is trained and computed, and how large its images are.
+ARCHITECTURE = (
+    *("width", "depth", "heads", "mlp_width", "norm", "norm_epsilon", "gelu", "layer_scale", "qk_norm"),
+    *("channels", "patch_size", "positions", "class_token", "registers", "pooling"),
+)
+HEADS = ("representation", "classifier")  # parts that may be drawn fresh, or left out
+NORMALIZATIONS: dict[Any, Literal["half", "imagenet"]] = {(HALVES, HALVES): "half", IMAGENET: "imagenet"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A ViT to start from.
+
+    Attributes:
+      config: of the model.
+      params: `vit`, and `representation` and `classifier` where it has them; scanned or not, as `config` says.
+      classes: names of the classifier's classes, where they are known.
+      normalization: of the images that it has seen.
+    """
+
+    config: VitConfig
+    params: PyTree
+    classes: tuple[str, ...] | None
+    normalization: Literal["half", "imagenet"]
+
+
+def is_foreign(init: str) -> bool:
+    """Whether --init names weights of another program."""
+    return init.partition(":")[0] in READERS
+
+
+def open_start(init: str, mesh: Mesh, report: Callable[[str], None]) -> Start:
+    """Reads what --init names.
+
+    Raises:
+      UserError: it is not there, damaged, or no ViT.
+    """
+    if not is_foreign(init):
+        run = open_trained(init, mesh, report)
+        return Start(run.model.config, run.params, run.classes, run.config.images.normalization)
+    kind, _, path = init.partition(":")
+    found = READERS[kind](path)
+    normalization = NORMALIZATIONS.get((found.mean, found.deviation))
+    if normalization is None:
+        raise UserError(
+            f"{init} was trained on images less {found.mean}, by {found.deviation}: only those less one half, and "
+            "those less the mean of ImageNet's colours are known here"
+        )
+    return Start(found.config, found.params, tuple(found.labels) if found.labels else None, normalization)
+
+
+def architecture_of(init: str) -> tuple[VitConfig, Literal["half", "imagenet"]]:
+    """The model that --init names, and how its images are normalised."""
+    if is_foreign(init):
+        mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
+        start = open_start(init, mesh, lambda message: None)
+        return start.config, start.normalization
+    config = read_config(init, VitPretraining)
+    return config.model, config.images.normalization
+
+
+def adopt_architecture(config: VitPretraining, report: Callable[[str], None]) -> VitPretraining:
+    """The configuration with the sizes of what --init names; images stay as large as they are to be.
+
+    Args:
+      config: from the command line.
+      report: is told what differed.
+    Raises:
+      UserError: there is no such ViT, or it does not go with the rest.
+    """
+    if not config.init:
+        return config
+    theirs, normalization = architecture_of(config.init)
+    values = {name: getattr(theirs, name) for name in ARCHITECTURE}
+    model = dataclasses.replace(config.model, **values)
+    images = dataclasses.replace(config.images, normalization=normalization)
+    changed = [f"{name} {value}" for name, value in values.items() if value != getattr(config.model, name)]
+    if normalization != config.images.normalization:
+        changed.append(f"normalization {normalization}")
+    if changed:
+        report(f"--init={config.init} sets, instead of {config.preset}: {', '.join(changed)}")
+    return dataclasses.replace(config, model=model, images=images)
 
 
 def check_init(init: str) -> None:
     """Raises for an --init that cannot be started from, before any image is read.
 
     Raises:
-      UserError: it is no work folder of a ViT with a checkpoint.
+      UserError: it is no ViT of another program, and no work folder of a ViT with a checkpoint.
     """
-    if init:
+    if init and not is_foreign(init):  # another program's was read for its sizes
+        kinds = ", ".join(f"{name}:" for name in READERS)
+        require(
+            ":" not in init or os.path.exists(init),
+            f"--init={init}: expected the work folder of a run, or one of {kinds} and a path",
+        )
         read_config(init, VitPretraining)
         check_saved(os.path.join(init, "checkpoints"))
 
@@ -41,28 +137,48 @@ def load_init(
     """The parameters to start from, sharded over a mesh.
 
     Args:
-      init: a work folder.
-      model: whose parameters are wanted.
+      init: what `open_start` reads.
+      model: whose parameters are wanted; a learned position table is interpolated to the size of its images.
       classes: their names.
-      fresh: random parameters of the model on the mesh; its classifier is used where the classes are others.
+      fresh: random parameters of the model on the mesh; of the classifier where the classes are others, and of the
+        layer before it where there was none.
       mesh: where they go.
-      report: is told which parts are fresh.
+      report: is told what is fresh, and what is not used.
     Raises:
       UserError: there are none, or they are of another architecture.
     """
-    start = open_trained(init, mesh, report)
-    params = start.params
-    if start.model.config.scan_layers != model.config.scan_layers:
+    start = open_start(init, mesh, report)
+    if start.config.grid != model.config.grid:
+        report(f"{init} is for images of {start.config.image_size} pixels: its positions are interpolated")
+    _, params = resize_model(start.config, start.params, model.config.image_size)
+    if start.config.scan_layers != model.config.scan_layers:
         change = stack_layers if model.config.scan_layers else unstack_layers
         params = params | {"vit": params["vit"] | {"encoder": change(params["vit"]["encoder"])}}
-    theirs, ours = by_path(params), by_path(fresh)
-    same = start.classes == classes and start.model.classes == model.classes
-    if not same:
-        theirs = {path: leaf for path, leaf in theirs.items() if not path.startswith(HEAD)}
-        theirs |= {path: leaf for path, leaf in ours.items() if path.startswith(HEAD)}
-        report(f"{init} has other classes: the classifier is drawn fresh")
-    sizes = ({path: leaf.shape for path, leaf in leaves.items()} for leaves in (theirs, ours))
-    found, wanted = sizes
+    if start.classes != classes or by_path(params).get("classifier/dense/bias", np.zeros(0)).size != model.classes:
+        params = {name: value for name, value in params.items() if name != "classifier"}
+    unused = [name for name in params if name in HEADS and name not in fresh]
+    lacking = [name for name in HEADS if name in fresh and name not in params]
+    for names, verb in ((unused, "not used"), (lacking, "drawn fresh")):
+        if names:
+            report(f"{verb}: {', '.join(names)}")
+    kept = {name: value for name, value in params.items() if name in fresh}
+    theirs = by_path(kept | {name: fresh[name] for name in lacking})
+    _check_shapes(init, theirs, by_path(fresh))
+    return jax.tree.map_with_path(
+        lambda path, leaf, place: _put(theirs[path_name(path)], leaf, place), fresh, tree_shardings(fresh, mesh)
+    )
+
+
+def _put(value: Any, leaf: jax.Array, place: Any) -> jax.Array:
+    """A value on the mesh; of one on the host every process puts its own part there."""
+    if isinstance(value, jax.Array):
+        return jax.device_put(value, place)
+    value = np.asarray(value, leaf.dtype)
+    return jax.make_array_from_callback(leaf.shape, place, lambda index: value[index])
+
+
+def _check_shapes(init: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    found, wanted = ({path: leaf.shape for path, leaf in leaves.items()} for leaves in (theirs, ours))
     wrong = [
         f"  {path}: {found.get(path, 'missing')} there, {wanted.get(path, 'not')} in this model"
         for path in sorted(found.keys() | wanted.keys())
@@ -70,4 +186,3 @@ def load_init(
     ]
     if wrong:
         raise UserError(f"--init={init} is of another architecture:\n" + "\n".join(wrong[:10]))
-    return jax.device_put(nested(theirs), tree_shardings(fresh, mesh))
