@@ -31,13 +31,15 @@ def main(arguments: list[str]) -> int:
 def defaults(arguments: Sequence[str]) -> VitPretraining:
     """The configuration that flags change: the recipe, with the sizes of what --init names.
 
-    The layer with tanh before the classifier goes: the classifier stands on what the encoder gives.
+    The layer with tanh before the classifier goes: the classifier, zero at first, stands on what the encoder gives.
     """
     init = value_of("--init", arguments)
     if not init:
         return FINETUNING
     model, normalization = architecture_of(init)
-    model = dataclasses.replace(model, representation=False, dtype="auto", dropout=0.0, attention_dropout=0.0)
+    model = dataclasses.replace(
+        model, representation=False, initializer="xavier", dtype="auto", dropout=0.0, attention_dropout=0.0
+    )
     images = dataclasses.replace(FINETUNING.images, normalization=normalization)
     return dataclasses.replace(FINETUNING, init=init, model=model, images=images)
 
