@@ -38,8 +38,6 @@ from core_jax.workdir import save_config
 from experiments import verification
 from experiments.console import parse_flags, print_table, run_command, say
 
-DIFFERENT = 1  # exit code of a --verify that finds more than rounding
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
@@ -147,7 +145,7 @@ def verify(flags: Conversion, imported: Imported) -> int:
     if max(differences.values()) <= verification.LARGEST:
         return 0
     say(f"they differ by more than {verification.LARGEST}: not the same model")
-    return DIFFERENT
+    return verification.DIFFERENT
 
 
 if __name__ == "__main__":
