@@ -78,7 +78,10 @@ def peer_outputs(folder: pathlib.Path, images: Float[np.ndarray, "B H W C"]) -> 
     for layer in layers:
         layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
     pixels = torch.tensor(images.transpose(0, 3, 1, 2))
-    other = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" else {}
+    size = model.config.image_size
+    native = images.shape[1:3] == (tuple(size) if isinstance(size, (list, tuple)) else (size, size))
+    # DINOv2 does so without being asked to; ViT can, of its own size, only where that is square.
+    other = {"interpolate_pos_encoding": True} if model.config.model_type == "vit" and not native else {}
     with torch.inference_mode():
         out = base(pixels, **other)
         found = {f"hidden states {i + 1}": value for i, value in enumerate(list(seen))}

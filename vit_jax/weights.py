@@ -118,10 +118,16 @@ def write_hf(folder: str | os.PathLike, model: PretrainedVit) -> None:
 @functools.cache
 def parameter_shapes(config: VitConfig, classes: int | None) -> Mapping[str, tuple[int, ...]]:
     """The shape of every parameter of the unrolled model by its path; without classes there is no classifier."""
-    model = VitForClassification(dataclasses.replace(config, scan_layers=False), classes or 1)
+    # All layers are alike.
+    model = VitForClassification(dataclasses.replace(config, scan_layers=False, depth=1), classes or 1)
     images = jax.ShapeDtypeStruct((1, config.height, config.width_of_image, config.channels), jnp.float32)
     shapes = by_path(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
-    found = {path: leaf.shape for path, leaf in shapes.items() if classes or not path.startswith("classifier/")}
+    found = {
+        path.replace("/block_0/", f"/block_{i}/"): leaf.shape
+        for path, leaf in shapes.items()
+        if classes or not path.startswith("classifier/")
+        for i in range(config.depth if "/block_0/" in path else 1)
+    }
     return types.MappingProxyType(found)  # nobody may change what is kept for the next call
 
 
