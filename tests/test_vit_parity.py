@@ -37,8 +37,7 @@ def test_a_classifier_of_the_peer(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("gelu", ["gelu", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize(("gelu", "scan"), [("gelu", False), ("gelu_pytorch_tanh", True)])
 @pytest.mark.parametrize("architecture", PEERS)
 def test_every_architecture_of_the_peer(tmp_path, architecture, gelu, scan):
     pytest.importorskip("transformers")

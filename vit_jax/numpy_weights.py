@@ -73,7 +73,8 @@ def write_npz(file: str | pathlib.Path, model: PretrainedVit) -> None:
     if model.classes and not pools_as_names_tell(model.config):
         nameless.append(f"--pooling={model.config.pooling} beside a class token")
     require(not nameless, f"{file}: these files have no names for\n  " + "\n  ".join(nameless))
-    arrays = {_older_name(peer_name(NUMPY, path)): value for path, value in values.items()}
+    # Row by row, or the same model would make another file where its arrays come transposed from somewhere.
+    arrays = {_older_name(peer_name(NUMPY, path)): np.ascontiguousarray(value) for path, value in values.items()}
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
     write_atomically(file, content.getvalue())
@@ -81,15 +82,15 @@ def write_npz(file: str | pathlib.Path, model: PretrainedVit) -> None:
 
 def _load(file: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {name: _recovered(stored[name]) for name in stored.files}
+        # Opened here: of a damaged file NumPy would forget to close what it has opened.
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            return {name: _recovered(stored[name]) for name in stored.files}
     except FileNotFoundError as error:
         raise UserError(f"npz:{file}: there is no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
         raise UserError(
             f"npz:{file} is damaged, no .npz file, or holds pickles, which are never loaded ({error}): fetch it again"
         ) from error
-    return arrays
 
 
 def _recovered(array: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Pretrained ViTs of `transformers` in and out, name by name."""
 
 import dataclasses
+import functools
 import os
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from core_jax.config import require
 from core_jax.embeddings import sincos_positions
+from core_jax.errors import UserError
 from core_jax.model_folders import read_fields, read_labels, write_fields, write_folder
 from core_jax.peer_names import check_tensors, from_peer, peer_name, peer_shape, to_peer
 from core_jax.safetensors_files import Tensors, read_tensors, write_tensors
@@ -112,12 +115,20 @@ def write_hf(folder: str | os.PathLike, model: PretrainedVit) -> None:
     write_folder(folder, write)
 
 
-def parameter_shapes(config: VitConfig, classes: int | None) -> dict[str, tuple[int, ...]]:
+@functools.cache
+def parameter_shapes(config: VitConfig, classes: int | None) -> Mapping[str, tuple[int, ...]]:
     """The shape of every parameter of the unrolled model by its path; without classes there is no classifier."""
-    model = VitForClassification(dataclasses.replace(config, scan_layers=False), classes or 1)
+    # All layers are alike.
+    model = VitForClassification(dataclasses.replace(config, scan_layers=False, depth=1), classes or 1)
     images = jax.ShapeDtypeStruct((1, config.height, config.width_of_image, config.channels), jnp.float32)
     shapes = by_path(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
-    return {path: leaf.shape for path, leaf in shapes.items() if classes or not path.startswith("classifier/")}
+    found = {
+        path.replace("/block_0/", f"/block_{i}/"): leaf.shape
+        for path, leaf in shapes.items()
+        if classes or not path.startswith("classifier/")
+        for i in range(config.depth if "/block_0/" in path else 1)
+    }
+    return types.MappingProxyType(found)  # nobody may change what is kept for the next call
 
 
 def to_params(
@@ -177,7 +188,12 @@ def _normalisation(folder: pathlib.Path, family: str) -> tuple[Colours, Colours]
     if not fields.get("do_normalize", True):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, deviation = (fields.get(name, value) for name, value in zip(("image_mean", "image_std"), usual, strict=True))
-    return tuple(map(float, mean)), tuple(map(float, deviation))
+    try:
+        return tuple(map(float, mean)), tuple(map(float, deviation))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / PREPROCESSOR} cannot be read ({error}); expected numbers in image_mean and image_std"
+        ) from error
 
 
 def _preprocessor(model: PretrainedVit) -> dict[str, Any]:

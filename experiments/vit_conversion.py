@@ -1,0 +1,118 @@
+"""Carries a ViT over to the files of other programs, or from them; `experiments.convert` is the command."""
+
+import dataclasses
+import pathlib
+import tempfile
+
+from core_jax.config import require
+from core_jax.model_folders import check_free, read_fields
+from experiments import vit_verification
+from experiments.console import print_table, say
+from experiments.verification import DIFFERENT, LARGEST, import_peer
+from vit_jax.numpy_weights import read_npz, write_npz
+from vit_jax.peer_config import KIND, family_of
+from vit_jax.peer_names import FAMILIES
+from vit_jax.timm_weights import read_timm, write_timm
+from vit_jax.weights import PretrainedVit, read_hf, write_hf
+
+# What files without a config.json mean by their names.
+UNSAID = {"npz": ("tanh", 1e-6), "timm": ("erf", 1e-6)}
+
+
+def split_place(place: str) -> tuple[str, pathlib.Path]:
+    """`npz:FILE` -> its kind and path; the kind of a work folder is empty."""
+    kind, colon, path = place.partition(":")
+    if not colon or kind not in ("hf", *UNSAID):
+        return "", pathlib.Path(place).expanduser()
+    return kind, pathlib.Path(path).expanduser()
+
+
+def is_vit(place: str) -> bool:
+    """Whether a place holds a ViT, as far as its kind or its config.json tells."""
+    kind, path = split_place(place)
+    if kind != "hf":
+        return kind in UNSAID
+    return (path / "config.json").exists() and read_fields(path / "config.json", KIND).get("model_type") in FAMILIES
+
+
+def read(place: str, heads: int = 0, image_size: str = "") -> PretrainedVit:
+    """A ViT from hf:DIR, npz:FILE or timm:FILE.
+
+    Args:
+      place: where it is.
+      heads: of each layer, for timm:FILE; 0: as in the published model of its width.
+      image_size: pixels, for files that do not tell; empty: square.
+    Raises:
+      UserError: it is not there, damaged, or no ViT.
+    """
+    kind, path = split_place(place)
+    if kind == "npz":
+        return read_npz(path, image_size)
+    return read_timm(path, heads, image_size) if kind == "timm" else read_hf(path)
+
+
+def convert(source: str, target: str, *, verifies: bool, heads: int, image_size: str) -> int:
+    """Writes a ViT to another place, and compares it with the peer if asked to; returns the exit code.
+
+    Args:
+      source: hf:DIR, npz:FILE or timm:FILE.
+      target: hf:DIR, npz:FILE or timm:FILE, to make.
+      verifies: whether to compare.
+      heads, image_size: as for `read`.
+    Raises:
+      UserError: the source cannot be read, or the target not be written.
+    """
+    kind, path = split_place(target)
+    require(kind != "", f"{target}: a ViT is written to hf:DIR, npz:FILE or timm:FILE; type one of them")
+    if kind == "hf":
+        check_free(path)
+    model = read(source, heads, image_size)
+    if verifies:
+        import_peer()
+        family_of(comparable(model).config)
+    {"hf": write_hf, "npz": write_npz, "timm": write_timm}[kind](path, model)
+    say(f"{target} is {KIND} of {model.config.depth} layers, {model.config.width} wide, for {model.config.image_size}")
+    told = (model.config.gelu, model.config.norm_epsilon)
+    if kind in UNSAID and told != UNSAID[kind]:
+        gelu, epsilon = UNSAID[kind]
+        say(
+            f"such a file does not tell the GELU and LayerNorm's epsilon: its readers take {gelu} and {epsilon}, "
+            f"this model has {told[0]} and {told[1]}"
+        )
+    return verify(source, target, model) if verifies else 0
+
+
+def verify(source: str, target: str, model: PretrainedVit) -> int:
+    """Runs both sides on what was written, prints the greatest differences; returns the exit code.
+
+    Args:
+      source: where the model comes from.
+      target: where it was written.
+      model: as it was read from the source.
+    """
+    ours = comparable(read(target, model.config.heads, model.config.image_size))
+    with tempfile.TemporaryDirectory() as scratch:
+        # What the source's own program makes of it, where that is the peer.
+        theirs = next((split_place(place)[1] for place in (source, target) if split_place(place)[0] == "hf"), None)
+        if theirs is None:
+            theirs = pathlib.Path(scratch) / "exported"
+            write_hf(theirs, comparable(model))
+        differences = vit_verification.compare(ours, theirs)
+    rows = [(name, f"{value:.1e}") for name, value in differences.items()]
+    print_table("beside transformers, float32", ("output", "greatest difference"), rows)
+    if max(differences.values()) <= LARGEST:
+        return 0
+    say(f"they differ by more than {LARGEST}: not the same model")
+    return DIFFERENT
+
+
+def comparable(model: PretrainedVit) -> PretrainedVit:
+    """As much of a model as `transformers` can hold: without a classifier that its ViTs do not have."""
+    config, params = model.config, model.params
+    both = config.representation and model.classes is not None
+    if config.pooling == "token_and_mean" or (config.pooling == "token" and not both):
+        return model
+    vit = {name: value for name, value in params["vit"].items() if name != "pooler"}
+    pooling = "token" if config.class_token else config.pooling
+    config = dataclasses.replace(config, pooling=pooling, representation=False)
+    return dataclasses.replace(model, config=config, params={"vit": vit})
