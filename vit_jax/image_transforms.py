@@ -1,6 +1,6 @@
 """From a picture to what the model sees of it; all that is random is drawn from a generator that is handed in.
 
-Axes: H x W pixels, C channels.
+Axes: H x W pixels, C channels, V values of a row of them.
 """
 
 import functools
@@ -179,11 +179,11 @@ def normalised(image: Image.Image, normalization: str, view: View) -> Float32[np
 
 
 @functools.cache
-def _row(normalization: str, view: View) -> tuple[Float32[np.ndarray, " W*C"], Float32[np.ndarray, " W*C"]]:
+def _row(normalization: str, view: View) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
     """Factor and summand of each value of a row: NumPy is slow over a last axis that is as short as channels are."""
     mean, deviation = (np.array(values[: view.channels]) for values in NORMALIZATIONS[normalization])
-    factors, summands = 1 / (255 * deviation), -mean / deviation
-    return tuple(np.tile(values, view.width).astype(np.float32) for values in (factors, summands))
+    factors, summands = (np.tile(values, view.width) for values in (1 / (255 * deviation), -mean / deviation))
+    return factors.astype(np.float32), summands.astype(np.float32)
 
 
 def erase(pixels: Float32[np.ndarray, "H W C"], random: np.random.Generator) -> None:

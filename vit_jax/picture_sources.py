@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 import zlib
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -39,6 +39,7 @@ class Picture(NamedTuple):
     label: int
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Pictures by number; may be sent to other processes."""
 
@@ -111,13 +112,13 @@ def hold_out(pictures: Pictures, keys: Iterable[bytes], share: float) -> tuple[P
     """
     places = [int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64 for key in keys]
     held_out = np.asarray(places) < share
-    parts = tuple(ChosenPictures(pictures, np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
-    if not (len(parts[0]) and len(parts[1])):
+    train, scored = (ChosenPictures(pictures, np.flatnonzero(chosen)) for chosen in (~held_out, held_out))
+    if not (len(train) and len(scored)):
         raise UserError(
-            f"--held_out={share} of {len(pictures)} images leaves {len(parts[0])} to train on and {len(parts[1])} to "
+            f"--held_out={share} of {len(pictures)} images leaves {len(train)} to train on and {len(scored)} to "
             "score on: give another share, or more images"
         )
-    return parts
+    return train, scored
 
 
 def digits() -> PixelPictures:
@@ -130,7 +131,7 @@ def digits() -> PixelPictures:
     """
     from sklearn import datasets  # a second that only these need
 
-    found = datasets.load_digits()
+    found: Any = datasets.load_digits()
     pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)
     return PixelPictures(tuple(map(str, found.target_names)), pixels, found.target.astype(np.int64))
 

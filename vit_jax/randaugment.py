@@ -36,7 +36,7 @@ def _sign(random: np.random.Generator) -> int:
     return 1 if random.random() < 0.5 else -1
 
 
-def _moved(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+def _moved(image: Image.Image, matrix: tuple[int | float, ...]) -> Image.Image:
     """Takes each pixel (x, y) from (a x + b y + c, d x + e y + f)."""
     grey = (GREY,) * len(image.getbands())
     fill = grey if len(grey) > 1 else GREY

@@ -1,0 +1,163 @@
+"""What is cut out of pictures, and how: against Pillow's and torchvision's arithmetic, and in distribution."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.smooth_images import file_of, smooth_image
+from vit_jax.image_files import open_image
+from vit_jax.image_transforms import (
+    View,
+    cut,
+    erase,
+    evaluation_image,
+    inception_box,
+    normalised,
+    size_before_crop,
+    training_image,
+)
+from vit_jax.images_config import ImagesConfig
+
+VIEW = View(32, 32, 3)
+GENERATOR = np.random.default_rng
+
+
+def opened(image, form="PNG", **options):
+    return open_image(file_of(image, form, **options), "a picture")
+
+
+def pixels(image):
+    """The 8-bit values that an image of the model was made of."""
+    return np.rint((image + 1) * 127.5).astype(int)
+
+
+def test_a_part_is_cropped_then_resized():
+    image, box = smooth_image(90, 70, seed=3), (11, 5, 71, 66)
+    for resampling in Image.Resampling:
+        expected = image.crop(box).resize((32, 32), resampling)
+        np.testing.assert_array_equal(np.asarray(cut(opened(image), box, VIEW, resampling)), np.asarray(expected))
+    jpeg = Image.fromarray(np.asarray(opened(image, "JPEG").image))
+    found = cut(opened(image, "JPEG"), box, VIEW, Image.Resampling.BILINEAR)  # not twice the view: decoded in full
+    np.testing.assert_array_equal(
+        np.asarray(found), np.asarray(jpeg.crop(box).resize((32, 32), Image.Resampling.BILINEAR))
+    )
+
+
+@pytest.mark.parametrize("box", [(0, 0, 501, 375), (37, 11, 411, 303), (120, 33, 395, 371)])
+def test_a_large_part_of_a_jpeg_is_almost_the_same_from_a_smaller_decoding(box):
+    image = smooth_image(501, 375, seed=4)
+    found = cut(opened(image, "JPEG", quality=95), box, VIEW, Image.Resampling.BICUBIC)
+    expected = image.crop(box).resize((32, 32), Image.Resampling.BICUBIC)
+    difference = np.abs(np.asarray(found).astype(int) - np.asarray(expected))
+    assert difference.mean() < 2  # of 255; one pixel of the smaller decoding aside would be 7 and more
+    aside = image.crop((box[0] - 8, box[1], box[2] - 8, box[3])).resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(aside).astype(int) - np.asarray(expected)).mean() > 2
+
+
+def test_values_are_normalised():
+    values = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    image = Image.fromarray(np.stack([values, values[::-1], values.T.reshape(8, 32)], -1))
+    found = normalised(image, "half", View(8, 32, 3))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.asarray(image) / 127.5 - 1, atol=1e-6)
+    expected = (np.asarray(image) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(normalised(image, "imagenet", View(8, 32, 3)), expected, atol=1e-6)
+    grey = Image.fromarray(values)
+    np.testing.assert_allclose(normalised(grey, "half", View(8, 32, 1))[..., 0], values / 127.5 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, (32, 32)),  # all of it, as google-research/vision_transformer
+        ({"eval_crop": 1.0}, (45, 32)),
+        ({"eval_crop": 0.875}, (50, 36)),  # as timm: 32 / 0.875 = 36.6 for the shorter side
+        ({"eval_resize": 37}, (52, 37)),  # as big_vision's resize_small
+    ],
+)
+def test_evaluation_protocols(options, size):
+    image, images = smooth_image(99, 70, seed=5), ImagesConfig(**options)
+    assert size_before_crop(99, 70, images, VIEW) == size
+    for name, resampling in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
+        resized = np.asarray(image.resize(size, resampling))
+        left, top = round((size[0] - 32) / 2), round((size[1] - 32) / 2)
+        found = evaluation_image(opened(image), ImagesConfig(interpolation=name, **options), VIEW)
+        np.testing.assert_array_equal(pixels(found), resized[top : top + 32, left : left + 32])
+
+
+def test_views_need_not_be_square():
+    images = ImagesConfig(eval_crop=0.5)
+    assert size_before_crop(100, 100, images, View(16, 32, 3)) == (64, 64)
+    assert size_before_crop(100, 400, ImagesConfig(eval_crop=1.0), View(16, 32, 3)) == (32, 128)
+    assert size_before_crop(400, 100, ImagesConfig(eval_resize=20), View(16, 32, 3)) == (80, 20)
+    assert evaluation_image(opened(smooth_image(50, 41)), images, View(16, 32, 1)).shape == (16, 32, 1)
+
+
+@pytest.mark.parametrize("least_area", [0.05, 0.5])
+def test_random_parts_are_spread_as_they_should(least_area):
+    random, width, height, count = GENERATOR(0), 400, 300, 4000
+    boxes = np.array([inception_box(width, height, least_area, random) for _ in range(count)])
+    across, down = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2] <= width).all()
+    assert (boxes[:, 3] <= height).all()
+    areas = across * down / (width * height)
+    assert least_area * 0.97 < areas.min() < least_area * 1.1
+    assert areas.max() > 0.97
+    ratios = across / down
+    assert 0.74 < ratios.min() < 0.77
+    assert 1.31 < ratios.max() < 1.35
+    # Where every shape fits, shapes are spread evenly in their logarithm and places over all of the picture.
+    small = areas < 0.3
+    if small.any():
+        logarithms = np.log(ratios[small])
+        assert abs(logarithms.mean()) < 5 * (math.log(4 / 3) / math.sqrt(3)) / math.sqrt(small.sum())
+        places = boxes[small, 0] / (width - across[small])
+        assert abs(places.mean() - 0.5) < 5 / math.sqrt(12 * small.sum())
+
+
+def test_of_very_long_pictures_the_middle_is_taken():
+    assert inception_box(1000, 10, 0.9, GENERATOR(0)) == (493, 0, 506, 10)
+    assert inception_box(9, 800, 0.9, GENERATOR(0)) == (0, 394, 9, 406)
+    assert inception_box(1, 1, 0.05, GENERATOR(0)) == (0, 0, 1, 1)
+
+
+def test_images_are_mirrored_as_often_as_asked():
+    image = smooth_image(32, 32)
+    mirrored = np.asarray(image)[:, ::-1]
+    for probability, expected in ((0.0, 0), (1.0, 50), (0.5, 25)):
+        images = ImagesConfig(flip=probability)
+        found = [pixels(training_image(opened(image), images, VIEW, GENERATOR(seed))) for seed in range(50)]
+        count = sum(np.array_equal(each, mirrored) for each in found)
+        assert count == sum(not np.array_equal(each, np.asarray(image)) for each in found)
+        assert abs(count - expected) <= (15 if probability == 0.5 else 0)
+
+
+def test_images_are_moved_within_a_black_border():
+    image, seen = Image.new("RGB", (32, 32), "white"), set()
+    for seed in range(60):
+        found = pixels(training_image(opened(image), ImagesConfig(crop_padding=2), VIEW, GENERATOR(seed)))[..., 0]
+        rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+        assert (found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == 255).all()
+        seen |= {(32 - len(rows), 32 - len(columns))}
+    assert {missing for pair in seen for missing in pair} == {0, 1, 2}
+
+
+def test_a_box_is_filled_with_noise():
+    areas = []
+    for seed in range(300):
+        image = np.full((40, 60, 3), 7, np.float32)
+        erase(image, GENERATOR(seed))
+        rows, columns = (np.flatnonzero((image != 7).any(axis)) for axis in ((1, 2), (0, 2)))
+        box = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (box != 7).all()
+        assert (image == 7).sum() == image.size - box.size
+        assert abs(box.mean()) < 5 / math.sqrt(box.size)
+        areas.append(box.size / image.size)
+    assert 0.015 < min(areas) < 0.03
+    assert 0.3 < max(areas) < 0.35
+    untouched = training_image(opened(smooth_image(32, 32)), ImagesConfig(), VIEW, GENERATOR(0))
+    changed = training_image(opened(smooth_image(32, 32)), ImagesConfig(random_erasing=1.0), VIEW, GENERATOR(0))
+    assert 0.01 < (untouched != changed).mean() < 0.4
