@@ -6,7 +6,7 @@ knows.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import optax
@@ -30,6 +30,7 @@ class Evaluated:
 Evaluation = Callable[[PyTree, Callable[[], bool]], Evaluated | None]  # (params, stopping); None once that is true
 
 
+@runtime_checkable
 class Data(Protocol):
     """The data of a run."""
 
@@ -58,6 +59,7 @@ class Wording:
     next_argument: str  # of experiments.predict
 
 
+@runtime_checkable
 class Family(Protocol):
     """A family of models; every method is a pure function of its arguments and of files."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
@@ -23,7 +24,7 @@ def top_accuracy(
     Of equal logits those of the lower classes come first, as for `jnp.argmax`.
     """
     right = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-    before = jnp.arange(logits.shape[-1]) < labels[..., None]
+    before = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) < labels[..., None]
     better = jnp.sum((logits > right) | ((logits == right) & before), axis=-1)
     return jnp.sum((better < places) * weights), jnp.sum(weights)
 

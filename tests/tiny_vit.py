@@ -61,7 +61,7 @@ def host_batch(step: int, rows: int = ROWS) -> dict:
 
 def random_params(**changes):
     """Parameters of `model(**changes)`, none of them 0, as they are after training."""
-    params = initial_params(model(**changes))(jax.random.key(0))
+    params = jax.jit(initial_params(model(**changes)))(jax.random.key(0))
     leaves, shape = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noise = (0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True))
