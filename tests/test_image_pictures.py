@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core_jax.data import Order
 from tests.smooth_images import smooth_image
 from vit_jax.image_pictures import GAP, LETTERS, grid_picture, samples_picture, shown
 from vit_jax.image_sets import open_image_set
@@ -37,7 +38,7 @@ def test_images_stand_in_rows(tmp_path, channels):
 
 def test_first_examples_are_shown_larger(tmp_path):
     train = open_image_set(ImagesConfig(), height=8, width=8, channels=1, seed=0).train
-    samples_picture(tmp_path / "samples.png", train, tuple("0123456789"), "half", count=3)
+    samples_picture(tmp_path / "samples.png", train, tuple("0123456789"), normalization="half", seed=5, count=3)
     found = np.asarray(Image.open(tmp_path / "samples.png"))
-    first = np.kron(shown([train.example(0, 0)["images"]], "half")[0, ..., 0], np.ones((14, 14)))
+    first = np.kron(shown([train.example(*Order(len(train), 5)(0))["images"]], "half")[0, ..., 0], np.ones((14, 14)))
     np.testing.assert_array_equal(found[GAP : GAP + 112, GAP : GAP + 112, 0], first)

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from core_jax.atomic_files import write_atomically
-from core_jax.data import Examples
+from core_jax.data import Examples, Order
 from vit_jax.image_transforms import NORMALIZATIONS
 
 COLUMNS = 8
@@ -23,18 +23,26 @@ ELLIPSIS = "…"
 
 
 def samples_picture(
-    path: epath.PathLike, examples: Examples, classes: Sequence[str], normalization: str, count: int = 4 * COLUMNS
+    path: epath.PathLike,
+    examples: Examples,
+    classes: Sequence[str],
+    *,
+    normalization: str,
+    seed: int,
+    count: int = 4 * COLUMNS,
 ) -> None:
-    """Draws the first examples of the first epoch as the model sees them, random transforms and all.
+    """Draws the first images of a training run as the model sees them, random transforms and all.
 
     Args:
       path: of the picture, .png; a part of it is never seen.
       examples: {"images", "labels"} each, and their weights; one that weighs nothing could not be read.
       classes: names, in the order of the labels.
       normalization: that the examples went through, a name of NORMALIZATIONS.
+      seed: of the run's order.
       count: of images, at most.
     """
-    found = [examples.example(0, index) for index in range(min(count, len(examples)))]
+    order = Order(len(examples), seed)
+    found = [examples.example(*order(position)) for position in range(min(count, len(examples)))]
     names = [
         classes[int(example["labels"])] if np.any(example["weights"]["classes"]) else "not readable"
         for example in found
