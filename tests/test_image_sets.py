@@ -1,8 +1,10 @@
 """Images as examples: every source, each example a function of (seed, epoch, index), and what is wrong with them."""
 
+import dataclasses
 import gzip
 import multiprocessing
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,8 +23,8 @@ from vit_jax.images_config import ImagesConfig
 from vit_jax.picture_sources import FASHION_CLASSES
 from vit_jax.skipped_images import SkippedImages
 
-SHAPE = {"height": 16, "width": 16, "channels": 3}
-STRONG = {
+SHAPE: dict[str, Any] = {"height": 16, "width": 16, "channels": 3}
+STRONG: dict[str, Any] = {
     "crop": "inception",
     "flip": 0.5,
     "randaugment": "2,10",
@@ -170,7 +172,7 @@ def test_datasets_of_tfds(tmp_path, other_process):
         ({"label_column": "class"}, "no column of classes named 'class': 'label'"),
     ):
         with pytest.raises(UserError, match=message):
-            check_images(ImagesConfig(data="tfds:own_dataset", data_dir=str(tmp_path), **change))
+            check_images(dataclasses.replace(images, **change))
     unlabelled = ImagesConfig(data="tfds:own_dataset", data_dir=str(tmp_path), validation_split="unlabelled")
     with pytest.raises(UserError, match="example 0 of unlabelled of tfds:own_dataset has no label"):
         open_image_set(unlabelled, **SHAPE, seed=0).held_out.example(0, 0)
@@ -270,7 +272,7 @@ def test_mistakes_in_places(tmp_path):
         ({"data": few, "validation_data": "digits"}, "expected images:DIR"),
     ):
         with pytest.raises(UserError, match=message):
-            check_images(ImagesConfig(**settings))
+            check_images(dataclasses.replace(ImagesConfig(), **settings))
     with pytest.raises(UserError, match=r"leaves \d to train on"):
         open_image_set(ImagesConfig(data=few, held_out=0.999), **SHAPE, seed=0)
     with pytest.raises(UserError, match="nothing to train on for: 'z'"):

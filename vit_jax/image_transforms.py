@@ -172,8 +172,8 @@ def normalised(image: Image.Image, normalization: str, view: View) -> Float32[np
       view: shape of the result.
     """
     factors, summands = _row(normalization, view)
-    rows = np.asarray(image).reshape(view.height, -1)
-    values = np.multiply(rows, factors, dtype=np.float32)
+    values = np.asarray(image).reshape(view.height, -1).astype(np.float32)
+    values *= factors
     values += summands
     return values.reshape(view)
 
