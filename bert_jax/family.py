@@ -38,7 +38,7 @@ class BertFamily:
         shown=("loss", "mlm_accuracy", "nsp_accuracy", "useful_tokens_per_second", "mfu"),
         unit="tokens",
         speed="useful_tokens_per_second",
-        next_argument='"the capital of france is [MASK]."',
+        next_command='predict --init={workdir} "the capital of france is [MASK]."',
     )
 
     def adopt(self, config: BertPretraining, report: Report) -> BertPretraining:
@@ -142,7 +142,9 @@ class BertFamily:
             "held_out_examples": len(data.held_out),
         }
 
-    def draw(self, workdir: str, data: Text, evaluated: Evaluated) -> list[str]:
+    def draw(
+        self, config: BertPretraining, workdir: str, data: Text, evaluated: Evaluated, params: PyTree
+    ) -> list[str]:
         """Nothing: TensorBoard has the curves."""
         del workdir, data, evaluated
         return []

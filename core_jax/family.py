@@ -56,7 +56,7 @@ class Wording:
     shown: tuple[str, ...]  # values beside the progress bar
     unit: str  # what speed is counted in
     speed: str  # name of the rate that is printed
-    next_argument: str  # of experiments.predict
+    next_command: str  # to type, of experiments; {workdir} stands for the run
 
 
 @runtime_checkable
@@ -135,6 +135,6 @@ class Family(Protocol):
         """What summary.json says of the data."""
         ...
 
-    def draw(self, workdir: str, data: Any, evaluated: Evaluated) -> list[str]:
-        """Draws the pictures that a run ends with; gives their paths."""
+    def draw(self, config: Any, workdir: str, data: Any, evaluated: Evaluated, params: PyTree) -> list[str]:
+        """Draws the pictures that a run ends with these parameters; gives their paths."""
         ...

@@ -12,6 +12,7 @@ from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.family import Family
 from vit_jax.family import VitFamily
+from vit_jax.mae_family import MaeFamily
 from vit_jax.presets import PRESETS as VIT_PRESETS
 from vit_jax.presets import VitPretraining
 
@@ -21,7 +22,9 @@ PRESETS: dict[str, Pretraining] = {**BERT_PRESETS, **VIT_PRESETS}
 
 def family_of(config: Pretraining) -> Family:
     """Whose configuration it is."""
-    return VitFamily() if isinstance(config, VitPretraining) else BertFamily()
+    if not isinstance(config, VitPretraining):
+        return BertFamily()
+    return MaeFamily() if config.objective == "mae" else VitFamily()
 
 
 def is_of_images(workdir: str) -> bool:

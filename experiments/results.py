@@ -116,4 +116,4 @@ def show(wording: Wording, workdir: str) -> None:
         + (f"   MFU: {100 * summary['mfu']:.1f} %" if "mfu" in summary else "")
     )
     say(f"checkpoint: {workdir}/checkpoints/{summary['steps']}")
-    say(f"next: python -m experiments.predict --init={shlex.quote(workdir)} {wording.next_argument}")
+    say(f"next: python -m experiments.{wording.next_command.format(workdir=shlex.quote(workdir))}")

@@ -93,6 +93,17 @@ class MaeConfig:
         )
         require(self.decoder_width % 4 == 0, f"--decoder_width={self.decoder_width}: expected a multiple of 4")
 
+    def decoder(self, encoder: VitConfig) -> VitConfig:
+        """The sizes of the decoder of an encoder; all else is as there."""
+        return dataclasses.replace(
+            encoder,
+            width=self.decoder_width,
+            depth=self.decoder_depth,
+            heads=self.decoder_heads,
+            mlp_width=4 * self.decoder_width,
+            stochastic_depth=0.0,
+        )
+
 
 # Tiny and small: Touvron et al. 2020 (DeiT), https://arxiv.org/abs/2012.12877, table 1, as Steiner et al. 2021 use
 # them; base, large and huge: Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929, table 1.

@@ -38,7 +38,7 @@ class VitFamily:
         shown=("loss", "accuracy", "images_per_second", "mfu"),
         unit="images",
         speed="images_per_second",
-        next_argument="picture.png",
+        next_command="predict --init={workdir} picture.png",
     )
 
     def adopt(self, config: VitPretraining, report: Report) -> VitPretraining:
@@ -135,19 +135,27 @@ class VitFamily:
         sizes = {"train_examples": len(data.train), "held_out_examples": len(data.held_out)}
         return {"classes": len(data.classes), **sizes}
 
-    def draw(self, workdir: str, data: ImageSet, evaluated: Evaluated) -> list[str]:
+    def draw(
+        self, config: VitPretraining, workdir: str, data: ImageSet, evaluated: Evaluated, params: PyTree
+    ) -> list[str]:
         """Which classes are taken for which, and the losses by step."""
+        del config, params
         paths = []
         if evaluated.confusion is not None and len(data.classes) <= DRAWN_CLASSES:
             paths.append(os.path.join(workdir, "confusion_matrix.png"))
             confusion_matrix_picture(paths[-1], *as_examples(evaluated.confusion), data.classes)
-        curves = {}
-        for split in ("train", "held_out"):
-            lines = [line for line in read_records(workdir) if line["split"] == split]
-            curves[split.replace("_", " ")] = [line["step"] for line in lines], [line["loss"] for line in lines]
-        paths.append(os.path.join(workdir, "loss.png"))
-        curves_picture(paths[-1], curves, "loss")
-        return paths
+        return [*paths, draw_losses(workdir)]
+
+
+def draw_losses(workdir: str) -> str:
+    """Draws the losses of a run by step; gives the path of the picture."""
+    curves = {}
+    for split in ("train", "held_out"):
+        lines = [line for line in read_records(workdir) if line["split"] == split]
+        curves[split.replace("_", " ")] = [line["step"] for line in lines], [line["loss"] for line in lines]
+    path = os.path.join(workdir, "loss.png")
+    curves_picture(path, curves, "loss")
+    return path
 
 
 def as_examples(

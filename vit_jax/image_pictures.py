@@ -62,17 +62,20 @@ def shown(images: Sequence[Float[np.ndarray, "H W C"]], normalization: str) -> U
     return np.rint(np.clip(values * deviation + mean, 0, 1) * 255).astype(np.uint8)
 
 
-def grid_picture(path: epath.PathLike, images: UInt8[np.ndarray, "N H W C"], names: Sequence[str]) -> None:
+def grid_picture(
+    path: epath.PathLike, images: UInt8[np.ndarray, "N H W C"], names: Sequence[str], columns: int = COLUMNS
+) -> None:
     """Draws images in rows, each with a line of text below.
 
     Args:
       path: of the picture, .png; a part of it is never seen.
       images: grey or colour.
       names: a text for each; what is too long for its place is shortened.
+      columns: images of a row.
     """
     enlarged = max(1, -(-SMALLEST_SIDE // max(images.shape[1:3])))
     height, width = (side * enlarged for side in images.shape[1:3])
-    columns = min(COLUMNS, len(images))
+    columns = min(columns, len(images))
     across, down = width + GAP, height + GAP + LETTERS + 4
     picture = Image.new("RGB", (columns * across + GAP, -(-len(images) // columns) * down + GAP), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(LETTERS)

@@ -4,7 +4,7 @@ Axes: B batch, H x W pixels, C channels, N patches, V visible patches, T positio
 patch.
 """
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from core_jax.embeddings import cut_patches, join_patches, sincos_positions
+from core_jax.flops import TRAINING, stack_flops
 from core_jax.losses import objective
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.train import Loss
 from core_jax.transformer import Stack, compute_dtype, dense
 from vit_jax.config import MaeConfig, VitConfig
 from vit_jax.model import Images, Vit
+from vit_jax.model_flops import PATCHES
 
+MAE_IDENTITY = {"objective": "mae"}  # of checkpoints, beside their shapes: no class is learnt
 Order = Int[Array, "B N"]
 
 
@@ -32,14 +35,7 @@ class MaskedAutoencoder(nn.Module):
     def setup(self):
         """Makes the parts."""
         config, mae = self.config, self.mae
-        decoder = dataclasses.replace(
-            config,
-            width=mae.decoder_width,
-            depth=mae.decoder_depth,
-            heads=mae.decoder_heads,
-            mlp_width=4 * mae.decoder_width,
-            stochastic_depth=0.0,
-        )
+        decoder = mae.decoder(config)
         self.vit = Vit(config)
         self.decoder_embedding = dense(decoder, decoder.width, "decoder_embedding")
         self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, decoder.width))
@@ -144,6 +140,28 @@ def _statistics(patches):
     return jnp.mean(patches, axis=-1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
 
+def initial_mae_params(model: MaskedAutoencoder) -> Callable[[Key[Array, ""]], PyTree]:
+    """key -> fresh parameters of a model."""
+    config = model.config
+
+    def init(key: Key[Array, ""]) -> PyTree:
+        images = jnp.zeros((1, config.height, config.width_of_image, config.channels))
+        return model.init(key, images, random_order(config, key, 1))["params"]
+
+    return init
+
+
+def mae_flops(config: VitConfig, mae: MaeConfig, images: float | Float[Array, ""]) -> Any:
+    """Operations that a step needs on so many images: the encoder sees few patches, the decoder all."""
+    decoder, patches = mae.decoder(config), config.grid[0] * config.grid[1]
+    front = config.tokens - patches
+    seen = front + visible_patches(config, mae)
+    pixels = config.patch_size**2 * config.channels
+    stacks = stack_flops(config, seen, seen**2) + stack_flops(decoder, config.tokens, config.tokens**2)
+    heads = 2 * decoder.width * (seen * config.width + patches * pixels)
+    return images * (TRAINING * (stacks + heads) + PATCHES * 2 * patches * pixels * config.width)
+
+
 def mae_loss(model: MaskedAutoencoder, *, train: bool) -> Loss:
     """Reconstruction of hidden patches as a task.
 
@@ -166,6 +184,13 @@ def mae_loss(model: MaskedAutoencoder, *, train: bool) -> Loss:
         # `totals` count images; every image hides as many patches.
         hidden = config.grid[0] * config.grid[1] - visible
         terms = {"classes": (error[0] / hidden, error[1] / hidden)}
-        return objective(terms, batch.get("totals")), {"reconstruction_loss": error}
+        useful = jnp.sum(weights > 0, dtype=jnp.float32)
+        metrics = {
+            "reconstruction_loss": error,
+            "blind_loss": reconstruction_loss(jnp.zeros_like(wanted), wanted, order, visible, weights),
+            "useful_images": (useful, jnp.float32(weights.size)),
+            "useful_flops": (mae_flops(config, mae, useful), jnp.float32(mae_flops(config, mae, weights.size))),
+        }
+        return objective(terms, batch.get("totals")), metrics
 
     return loss

@@ -14,9 +14,11 @@ from core_jax.checkpoints import check_saved
 from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, parse_mesh, path_name, tree_shardings
+from core_jax.trained import trained_params
 from core_jax.transformer import stack_layers, unstack_layers
 from core_jax.workdir import read_config
 from vit_jax.config import VitConfig
+from vit_jax.mae import MAE_IDENTITY, MaskedAutoencoder, initial_mae_params
 from vit_jax.model import VitForClassification
 from vit_jax.numpy_weights import read_npz
 from vit_jax.position_tables import resize_model
@@ -64,6 +66,9 @@ def open_start(init: str, mesh: Mesh, report: Callable[[str], None]) -> Start:
       UserError: it is not there, damaged, or no ViT.
     """
     if not is_foreign(init):
+        config = read_config(init, VitPretraining)
+        if config.objective == "mae":
+            return _open_encoder(init, config, mesh, report)
         run = open_trained(init, mesh, report)
         return Start(run.model.config, run.params, run.classes, run.config.images.normalization)
     kind, _, path = init.partition(":")
@@ -75,6 +80,14 @@ def open_start(init: str, mesh: Mesh, report: Callable[[str], None]) -> Start:
             "those less the mean of ImageNet's colours are known here"
         )
     return Start(found.config, found.params, tuple(found.labels) if found.labels else None, normalization)
+
+
+def _open_encoder(init: str, config: VitPretraining, mesh: Mesh, report: Callable[[str], None]) -> Start:
+    """What a masked autoencoder has learnt, without its decoder."""
+    fresh = initial_mae_params(MaskedAutoencoder(config.model, config.mae))
+    recipe = config.optimizer, config.training
+    params = trained_params(init, fresh, *recipe, mesh, identity=MAE_IDENTITY, report=report)
+    return Start(config.model, {"vit": params["vit"]}, None, config.images.normalization)
 
 
 def architecture_of(init: str) -> tuple[VitConfig, Literal["half", "imagenet"]]:
