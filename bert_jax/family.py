@@ -146,5 +146,5 @@ class BertFamily:
         self, config: BertPretraining, workdir: str, data: Text, evaluated: Evaluated, params: PyTree
     ) -> list[str]:
         """Nothing: TensorBoard has the curves."""
-        del workdir, data, evaluated
+        del config, workdir, data, evaluated, params
         return []

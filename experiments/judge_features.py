@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     start = open_start(flags.init, mesh, say)
     config, params = resize_model(start.config, start.params, flags.image_size or start.config.image_size)
     images = dataclasses.replace(flags.images, normalization=start.normalization)
-    size = {"height": config.height, "width": config.width_of_image, "channels": config.channels}
+    size: dict[str, Any] = {"height": config.height, "width": config.width_of_image, "channels": config.channels}
     data = open_image_set(images, **size, seed=0)
     model = VitForClassification(config, len(data.classes))
     random = jax.jit(initial_params(model))(jax.random.key(0))

@@ -71,11 +71,12 @@ def nearest_neighbours(
 
     Source: Wu et al. 2018, section 3.4, https://arxiv.org/abs/1805.01978; Caron et al. 2021 (DINO), appendix F
     """
+    weigh: Any = lambda distances: np.exp((1 - distances) / TEMPERATURE)  # noqa: E731
     votes = KNeighborsClassifier(
         min(neighbours, len(train)),
         metric="cosine",
         algorithm="brute",
-        weights=lambda distances: np.exp((1 - distances) / TEMPERATURE),
+        weights=weigh,
     )
     return float(votes.fit(train, train_labels).score(test, test_labels))
 

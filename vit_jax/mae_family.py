@@ -20,7 +20,7 @@ from core_jax.train import Metrics, State, compile_step, make_step
 from vit_jax.family import VitFamily, draw_losses
 from vit_jax.image_pictures import grid_picture, shown
 from vit_jax.image_sets import ImageSet
-from vit_jax.mae import MaskedAutoencoder, initial_mae_params, mae_flops, mae_loss, reconstruct
+from vit_jax.mae import MAE_IDENTITY, MaskedAutoencoder, initial_mae_params, mae_flops, mae_loss, reconstruct
 from vit_jax.presets import VitPretraining
 
 DRAWN = 8  # images, each of them whole, in part, and filled in
@@ -58,7 +58,7 @@ class MaeFamily(VitFamily):
     def identity(self, data: ImageSet) -> dict[str, str]:
         """Nothing of the data: no class is learnt."""
         del data
-        return {"objective": "mae"}
+        return MAE_IDENTITY
 
     def initial_params(self, model: Any) -> Callable[[Key[Array, ""]], PyTree]:
         """key -> fresh parameters."""

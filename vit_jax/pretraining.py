@@ -121,7 +121,13 @@ def open_trained(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> Tra
     Raises:
       UserError: the folder holds no run, or no checkpoint that fits.
     """
-    config, classes = read_config(workdir, VitPretraining), read_classes(workdir)
+    config = read_config(workdir, VitPretraining)
+    require(
+        config.objective == "supervised",
+        f"{workdir} is a masked autoencoder and knows no classes: type python -m experiments.finetune "
+        f"--task=image_classification --init={workdir} --data=images:DIR",
+    )
+    classes = read_classes(workdir)
     model = build_model(config, len(classes))
     recipe = initial_params(model), config.optimizer, config.training
     params = trained_params(workdir, *recipe, mesh, identity=identity(classes), report=report)
