@@ -19,12 +19,11 @@ DESCRIPTION = "Fine-tunes a pretrained ViT to tell other classes of images apart
 
 def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
+    if "--help" not in arguments and "-h" not in arguments:
+        needed = {"--init": "hf:DIR, npz:FILE, timm:FILE or a work folder", "--data": "images:DIR or another source"}
+        for flag, expected in needed.items():
+            require(bool(value_of(flag, arguments)), f"{flag}=: expected {expected}")
     config = parse_flags(VitPretraining, without_task(arguments), DESCRIPTION, defaults(arguments))
-    require(
-        bool(value_of("--data", arguments)),
-        "--data=: expected images:DIR, a folder with one for each class, or another source",
-    )
-    require(bool(config.init), "--init=: expected hf:DIR, npz:FILE, timm:FILE or a work folder to start from")
     return pretrain.run(config, config.training.workdir or f"runs/{TASK}")
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from core_jax.errors import UserError
-from core_jax.sharding import by_path, nested
+from core_jax.flops import count_flops
+from core_jax.sharding import by_path, nested, parse_mesh
 from tests.tiny_bert import QUICK
 from vit_jax.config import MaeConfig, VitConfig
 from vit_jax.mae import (
     MaskedAutoencoder,
+    initial_mae_params,
+    mae_flops,
     mae_loss,
     random_order,
     reconstruct,
@@ -105,6 +108,16 @@ def test_pictures_show_what_was_seen(params, normalised):
         predicted: Any = model.apply({"params": params}, images(), order)
         error, _ = reconstruction_loss(predicted, wanted, order, visible_patches(CONFIG, MAE), jnp.ones(ROWS))
         np.testing.assert_allclose(((shown["filled in"] - images()) ** 2).sum() / 48, error, rtol=1e-5)
+
+
+def test_operations_are_those_of_the_jaxpr():
+    """On a mesh: on one CPU products are of a form whose jaxpr also holds the gradient of the pixels, which is unused."""
+    plain = MaskedAutoencoder(dataclasses.replace(CONFIG, attention="reference"), MAE)
+    batch = {"images": jnp.zeros((8, 12, 16, 3)), "weights": {"classes": jnp.ones(8)}}
+    shapes = jax.eval_shape(initial_mae_params(plain), jax.random.key(0))
+    step = jax.value_and_grad(mae_loss(plain, train=True), has_aux=True)
+    with jax.set_mesh(parse_mesh("data:8")):
+        assert count_flops(step, shapes, batch, jax.random.key(0)) == mae_flops(CONFIG, MAE, 8)
 
 
 def test_orders_differ_between_images_and_keys():

@@ -151,7 +151,7 @@ def initial_mae_params(model: MaskedAutoencoder) -> Callable[[Key[Array, ""]], P
     return init
 
 
-def mae_flops(config: VitConfig, mae: MaeConfig, images: float | Float[Array, ""]) -> Any:
+def mae_flops(config: VitConfig, mae: MaeConfig, images: Float[Array, ""] | int) -> Any:
     """Operations that a step needs on so many images: the encoder sees few patches, the decoder all."""
     decoder, patches = mae.decoder(config), config.grid[0] * config.grid[1]
     front = config.tokens - patches

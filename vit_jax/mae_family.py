@@ -24,6 +24,7 @@ from vit_jax.mae import MAE_IDENTITY, MaskedAutoencoder, initial_mae_params, mae
 from vit_jax.presets import VitPretraining
 
 DRAWN = 8  # images, each of them whole, in part, and filled in
+ROWS = ("image", "seen", "filled in")
 PICTURE = "reconstructions.png"
 
 
@@ -104,7 +105,7 @@ class MaeFamily(VitFamily):
         run = functools.partial(reconstruct, MaskedAutoencoder(config.model, config.mae))
         made = jax.device_get(jax.jit(run)(params, images, jax.random.key(0)))
         path = os.path.join(workdir, PICTURE)
-        values = np.concatenate(list(made.values()))
-        names = [name for name in made for _ in range(count)]
+        values = np.concatenate([made[name] for name in ROWS])
+        names = [name for name in ROWS for _ in range(count)]
         grid_picture(path, shown(list(values), config.images.normalization), names, columns=count)
         return [path, draw_losses(workdir)]

@@ -96,8 +96,15 @@ def architecture_of(init: str) -> tuple[VitConfig, Literal["half", "imagenet"]]:
         mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
         start = open_start(init, mesh, lambda message: None)
         return start.config, start.normalization
-    config = read_config(init, VitPretraining)
+    config = _read_config(init)
     return config.model, config.images.normalization
+
+
+def _read_config(init: str) -> VitPretraining:
+    kinds = ", ".join(f"{name}:" for name in READERS)
+    known = ":" not in init or os.path.exists(init)
+    require(known, f"--init={init}: expected the work folder of a run, or one of {kinds} and a path")
+    return read_config(init, VitPretraining)
 
 
 def adopt_architecture(config: VitPretraining, report: Callable[[str], None]) -> VitPretraining:
@@ -130,12 +137,7 @@ def check_init(init: str) -> None:
       UserError: it is no ViT of another program, and no work folder of a ViT with a checkpoint.
     """
     if init and not is_foreign(init):  # another program's was read for its sizes
-        kinds = ", ".join(f"{name}:" for name in READERS)
-        require(
-            ":" not in init or os.path.exists(init),
-            f"--init={init}: expected the work folder of a run, or one of {kinds} and a path",
-        )
-        read_config(init, VitPretraining)
+        _read_config(init)
         check_saved(os.path.join(init, "checkpoints"))
 
 
