@@ -28,7 +28,7 @@ from vit_jax.weights import (
     to_tensors,
 )
 
-# Heads by width, where they are not 64 wide: Touvron et al. 2020 to Zhai et al. 2021.
+# Heads by width, where they are not 64 wide: So400m, H, g, G.
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
 
@@ -161,4 +161,4 @@ def _normalisation(file: pathlib.Path) -> tuple[Colours, Colours]:
     if not file.with_name("config.json").exists():
         return HALVES, HALVES
     fields: Mapping[str, Any] = read_fields(file.with_name("config.json"), KIND).get("pretrained_cfg", {})
-    return tuple(fields.get("mean", HALVES)), tuple(fields.get("std", HALVES))
+    return tuple(map(float, fields.get("mean", HALVES))), tuple(map(float, fields.get("std", HALVES)))
