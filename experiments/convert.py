@@ -37,6 +37,7 @@ from core_jax.train import create_state
 from core_jax.workdir import save_config
 from experiments import verification, vit_conversion
 from experiments.console import parse_flags, print_table, run_command, say
+from vit_jax import foreign_weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
     # Flags take a value everywhere in this house; this one may go without.
     arguments = ["--verify=True" if argument == "--verify" else argument for argument in arguments]
     flags = parse_flags(Conversion, arguments, "Converts a BERT or ViT to and from the files of other programs.")
-    if vit_conversion.is_vit(flags.source):
+    if foreign_weights.is_foreign(flags.source):
         sizes = {"heads": flags.heads, "image_size": flags.image_size}
         return vit_conversion.convert(flags.source, flags.target, verifies=flags.verify, **sizes)
     require(

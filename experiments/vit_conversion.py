@@ -5,50 +5,15 @@ import pathlib
 import tempfile
 
 from core_jax.config import require
-from core_jax.model_folders import check_free, read_fields
+from core_jax.model_folders import check_free
 from experiments import vit_verification
 from experiments.console import print_table, say
 from experiments.verification import DIFFERENT, LARGEST, import_peer
-from vit_jax.numpy_weights import read_npz, write_npz
+from vit_jax.foreign_weights import UNSAID, read_foreign, split_place
+from vit_jax.numpy_weights import write_npz
 from vit_jax.peer_config import KIND, family_of
-from vit_jax.peer_names import FAMILIES
-from vit_jax.timm_weights import read_timm, write_timm
-from vit_jax.weights import PretrainedVit, read_hf, write_hf
-
-# What files without a config.json mean by their names.
-UNSAID = {"npz": ("tanh", 1e-6), "timm": ("erf", 1e-6)}
-
-
-def split_place(place: str) -> tuple[str, pathlib.Path]:
-    """`npz:FILE` -> its kind and path; the kind of a work folder is empty."""
-    kind, colon, path = place.partition(":")
-    if not colon or kind not in ("hf", *UNSAID):
-        return "", pathlib.Path(place).expanduser()
-    return kind, pathlib.Path(path).expanduser()
-
-
-def is_vit(place: str) -> bool:
-    """Whether a place holds a ViT, as far as its kind or its config.json tells."""
-    kind, path = split_place(place)
-    if kind != "hf":
-        return kind in UNSAID
-    return (path / "config.json").exists() and read_fields(path / "config.json", KIND).get("model_type") in FAMILIES
-
-
-def read(place: str, heads: int = 0, image_size: str = "") -> PretrainedVit:
-    """A ViT from hf:DIR, npz:FILE or timm:FILE.
-
-    Args:
-      place: where it is.
-      heads: of each layer, for timm:FILE; 0: as in the published model of its width.
-      image_size: pixels, for files that do not tell; empty: square.
-    Raises:
-      UserError: it is not there, damaged, or no ViT.
-    """
-    kind, path = split_place(place)
-    if kind == "npz":
-        return read_npz(path, image_size)
-    return read_timm(path, heads, image_size) if kind == "timm" else read_hf(path)
+from vit_jax.timm_weights import write_timm
+from vit_jax.weights import PretrainedVit, write_hf
 
 
 def convert(source: str, target: str, *, verifies: bool, heads: int, image_size: str) -> int:
@@ -58,7 +23,7 @@ def convert(source: str, target: str, *, verifies: bool, heads: int, image_size:
       source: hf:DIR, npz:FILE or timm:FILE.
       target: hf:DIR, npz:FILE or timm:FILE, to make.
       verifies: whether to compare.
-      heads, image_size: as for `read`.
+      heads, image_size: as for `read_foreign`.
     Raises:
       UserError: the source cannot be read, or the target not be written.
     """
@@ -66,7 +31,7 @@ def convert(source: str, target: str, *, verifies: bool, heads: int, image_size:
     require(kind != "", f"{target}: a ViT is written to hf:DIR, npz:FILE or timm:FILE; type one of them")
     if kind == "hf":
         check_free(path)
-    model = read(source, heads, image_size)
+    model = read_foreign(source, heads, image_size)
     if verifies:
         import_peer()
         family_of(comparable(model).config)
@@ -90,7 +55,7 @@ def verify(source: str, target: str, model: PretrainedVit) -> int:
       target: where it was written.
       model: as it was read from the source.
     """
-    ours = comparable(read(target, model.config.heads, model.config.image_size))
+    ours = comparable(read_foreign(target, model.config.heads, model.config.image_size))
     with tempfile.TemporaryDirectory() as scratch:
         # What the source's own program makes of it, where that is the peer.
         theirs = next((split_place(place)[1] for place in (source, target) if split_place(place)[0] == "hf"), None)

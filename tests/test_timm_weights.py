@@ -79,7 +79,7 @@ def test_positions_with_registers(tmp_path):
 
 def test_the_config_beside_it_tells_the_colours(tmp_path):
     written(tmp_path, random_vit(CONFIG))
-    fields = {"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}
+    fields = {"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]}}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     found = read_timm(tmp_path / "a.safetensors", 3)
     assert (found.mean, found.deviation) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))

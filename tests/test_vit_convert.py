@@ -17,6 +17,7 @@ from tests.test_weights import assert_same
 from tests.vit_peers import random_vit
 from vit_jax import sample_backbone as shipped
 from vit_jax.config import VitConfig
+from vit_jax.foreign_weights import read_foreign
 from vit_jax.numpy_weights import write_npz
 from vit_jax.peer_names import hf_table
 from vit_jax.weights import IMAGENET, to_tensors, write_hf
@@ -46,7 +47,7 @@ def test_from_each_kind_of_file_to_each_other_and_back(tmp_path, capsys):
     ]
     for source, target in itertools.pairwise(places):
         assert convert.main([source, target, "--heads=3"]) == 0
-        assert_same(vit_conversion.read(target, heads=3).params, model.params)
+        assert_same(read_foreign(target, heads=3).params, model.params)
     said = " ".join(capsys.readouterr().out.split())
     assert "its readers take erf and 1e-06, this model has tanh and 1e-06" in said
     assert "its readers take tanh and 1e-06, this model has erf and 1e-06" in said
@@ -105,7 +106,7 @@ def test_verify_compares_every_output(tmp_path, monkeypatch, capsys, config, cla
     right = vit_verification.our_outputs
     wrong = lambda model, images: right(model, images * np.float32(1.01))  # noqa: E731
     monkeypatch.setattr(vit_verification, "our_outputs", wrong)
-    assert vit_conversion.verify(command[0], command[1], vit_conversion.read(command[0])) == 1
+    assert vit_conversion.verify(command[0], command[1], read_foreign(command[0])) == 1
 
 
 @pytest.mark.slow
@@ -115,7 +116,7 @@ def test_verify_shows_what_a_file_does_not_tell(tmp_path):
     model = random_vit(dataclasses.replace(SQUARE, gelu="erf"), 3)
     write_hf(tmp_path / "a", model)
     assert convert.main([f"hf:{tmp_path}/a", f"npz:{tmp_path}/b.npz", "--verify"]) in (0, 1)
-    differences = vit_verification.compare(vit_conversion.read(f"npz:{tmp_path}/b.npz"), tmp_path / "a")
+    differences = vit_verification.compare(read_foreign(f"npz:{tmp_path}/b.npz"), tmp_path / "a")
     assert max(differences.values()) > 1e-5
     write_npz(tmp_path / "c.npz", random_vit(dataclasses.replace(SQUARE, representation=True), 3))
     assert convert.main([f"npz:{tmp_path}/c.npz", f"npz:{tmp_path}/d.npz", "--verify"]) == 0
@@ -155,7 +156,7 @@ def test_the_shipped_backbone_comes_out_of_its_archive(tmp_path, monkeypatch):
     pack(tmp_path / "archives", model, monkeypatch)
     output, download = str(tmp_path / "out"), f"--download={tmp_path}/archives"
     assert sample_backbone.main([output, download]) == 0
-    found = vit_conversion.read(f"hf:{output}")
+    found = read_foreign(f"hf:{output}")
     assert_same(found.params, model.params)
     assert (found.config, found.mean) == (BACKBONE, IMAGENET[0])
     with pytest.raises(UserError, match="nothing is overwritten"):

@@ -93,13 +93,14 @@ def as_in_memory(name):
     return name.replace("O", "attention.o_proj")
 
 
-def test_newer_names_without_prefix_and_a_mask_token(tmp_path):
+def test_newer_names_without_prefix_and_what_the_peer_leaves_unused(tmp_path):
     model = write(tmp_path / "out")
     change_tensors(
         tmp_path / "out",
         lambda tensors: (
             {as_in_memory(name): value for name, value in tensors.items()}
             | {"embeddings.mask_token": np.zeros((1, 1, 12), np.float32)}
+            | {"pooler.dense.weight": np.ones((12, 12), np.float32), "pooler.dense.bias": np.ones(12, np.float32)}
         ),
     )
     assert "layers.1.attention.o_proj.weight" in safetensors.numpy.load_file(tmp_path / "out" / FILE)

@@ -96,14 +96,14 @@ def our_results(model: PretrainedVit, images: np.ndarray, labels: np.ndarray, *,
     """The same of ours; gradients by path."""
     config, classes = model.config, model.classes
     change = lambda params, how: params | {"vit": params["vit"] | {"encoder": how(params["vit"]["encoder"])}}  # noqa: E731
-    params = change(model.params, stack_layers) if scan else model.params
+    params, pixels = change(model.params, stack_layers) if scan else model.params, jnp.asarray(images)
     if scan:
         config = VitConfig(**{**vars(config), "scan_layers": True})
 
     def loss(params):
-        states, pooled = Vit(config).apply({"params": params["vit"]}, images)
+        states, pooled = Vit(config).apply({"params": params["vit"]}, pixels)
         if classes:
-            logits = VitForClassification(config, classes).apply({"params": params}, images)
+            logits = VitForClassification(config, classes).apply({"params": params}, pixels)
             total, count = cross_entropy(logits, jnp.asarray(labels, jnp.int32), jnp.ones(len(labels)))
             return total / count, {"states": states, "logits": logits}
         if "representation" in params:
@@ -112,7 +112,6 @@ def our_results(model: PretrainedVit, images: np.ndarray, labels: np.ndarray, *,
         found = {"states": states, "pooled": pooled}
         return sum(jnp.mean(value * direction(value.shape)) for value in found.values()), found
 
-    images = jnp.asarray(images)
     run = functools.partial(jax.jit, compiler_options=QUICK)(jax.value_and_grad(loss, has_aux=True))
     (value, found), gradients = jax.device_get(run(params))
     gradients = change(gradients, unstack_layers) if scan else gradients

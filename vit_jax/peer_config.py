@@ -76,7 +76,7 @@ def from_peer_config(fields: Mapping[str, Any], file: pathlib.Path) -> VitConfig
     Raises:
       UserError: the fields describe another model, or lack a size.
     """
-    family = fields.get("model_type")
+    family = str(fields.get("model_type"))
     expected = f"{file}: model_type is {family!r}, expected one of {', '.join(FAMILIES)}"
     require(family in FAMILIES, expected)
     width = fields.get("hidden_size", 0)

@@ -36,15 +36,15 @@ def interpolate(
     if grid == wanted:
         return table
     before = table.shape[1] - grid[0] * grid[1]
-    patches = table[0, before:].reshape(*grid, -1)
+    patches, width = table[0, before:].reshape(*grid, -1), table.shape[2]
     if method == "bilinear":
-        patches = scipy.ndimage.zoom(patches, (wanted[0] / grid[0], wanted[1] / grid[1], 1), order=1)
+        found = scipy.ndimage.zoom(patches, (wanted[0] / grid[0], wanted[1] / grid[1], 1), order=1)
     elif method == "antialiased":
-        patches = np.asarray(jax.image.resize(patches, (*wanted, patches.shape[-1]), "cubic"))
+        found = jax.image.resize(patches, (*wanted, width), "cubic")
     else:
         down, across = (bicubic_weights(*sizes) for sizes in zip(grid, wanted, strict=True))
-        patches = np.einsum("hi,wj,ijd->hwd", down, across, patches, optimize=True)
-    patches = patches.astype(table.dtype).reshape(1, wanted[0] * wanted[1], -1)
+        found = np.einsum("hi,wj,ijd->hwd", down, across, patches, optimize=True)
+    patches = np.asarray(found, table.dtype).reshape(1, wanted[0] * wanted[1], width)
     return np.concatenate([table[:, :before], patches], axis=1)
 
 

@@ -19,6 +19,7 @@ from vit_jax.peer_config import KIND
 from vit_jax.peer_names import TIMM, fused_name
 from vit_jax.weights import (
     HALVES,
+    Colours,
     PretrainedVit,
     in_plain_layout,
     outputs,
@@ -27,7 +28,7 @@ from vit_jax.weights import (
     to_tensors,
 )
 
-# Heads by width, where they are not 64 wide: Touvron et al. 2020 to Zhai et al. 2021.
+# Heads by width, where they are not 64 wide: So400m, H, g, G.
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 
 
@@ -123,7 +124,7 @@ def _config(tensors: Tensors, heads: int, image_size: str, source: str) -> VitCo
     return VitConfig(
         width=width,
         depth=max(layers) + 1,
-        heads=heads or HEADS.get(width, max(width // 64, 1)),
+        heads=heads or HEADS.get(int(width)) or max(width // 64, 1),
         mlp_width=len(mlp),
         gelu="erf",
         initializer="normal",
@@ -156,8 +157,8 @@ def _joined(pieces: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
     return (sum(shape[0] for shape in pieces.values()), *pieces[0][1:])
 
 
-def _normalisation(file: pathlib.Path) -> tuple[Any, Any]:
+def _normalisation(file: pathlib.Path) -> tuple[Colours, Colours]:
     if not file.with_name("config.json").exists():
         return HALVES, HALVES
-    fields = read_fields(file.with_name("config.json"), KIND).get("pretrained_cfg", {})
-    return tuple(tuple(map(float, fields.get(name, HALVES))) for name in ("mean", "std"))
+    fields: Mapping[str, Any] = read_fields(file.with_name("config.json"), KIND).get("pretrained_cfg", {})
+    return tuple(map(float, fields.get("mean", HALVES))), tuple(map(float, fields.get("std", HALVES)))

@@ -73,8 +73,10 @@ def read_hf(folder: str | os.PathLike) -> PretrainedVit:
     classes = outputs(tensors.get("classifier.weight"))
     if classes and family != "vit":
         config = dataclasses.replace(config, pooling="token_and_mean")
-    if f"{family}.pooler.dense.weight" in tensors:
+    if f"{family}.pooler.dense.weight" in tensors and not classes:
         config = dataclasses.replace(config, representation=True)
+    elif family == "vit":  # the peer classifies without it
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("vit.pooler.")}
     params = to_params(tensors, hf_table(family), parameter_shapes(config, classes), str(folder))
     labels = read_labels(fields, classes) if classes else None
     return PretrainedVit(config, params, labels, *_normalisation(folder, family))

@@ -1,0 +1,45 @@
+"""Where ViTs of other programs lie: hf:DIR of `transformers`, npz:FILE of google-research, timm:FILE."""
+
+import pathlib
+
+from core_jax.model_folders import read_fields
+from vit_jax.numpy_weights import read_npz
+from vit_jax.peer_config import KIND
+from vit_jax.peer_names import FAMILIES
+from vit_jax.timm_weights import read_timm
+from vit_jax.weights import PretrainedVit, read_hf
+
+# What files without a config.json mean by their names.
+UNSAID = {"npz": ("tanh", 1e-6), "timm": ("erf", 1e-6)}
+
+
+def split_place(place: str) -> tuple[str, pathlib.Path]:
+    """`npz:FILE` -> its kind and path; the kind of a work folder is empty."""
+    kind, colon, path = place.partition(":")
+    if not colon or kind not in ("hf", *UNSAID):
+        return "", pathlib.Path(place).expanduser()
+    return kind, pathlib.Path(path).expanduser()
+
+
+def is_foreign(place: str) -> bool:
+    """Whether a place holds a ViT of another program, as far as its kind or its config.json tells."""
+    kind, path = split_place(place)
+    if kind != "hf":
+        return kind in UNSAID
+    return (path / "config.json").exists() and read_fields(path / "config.json", KIND).get("model_type") in FAMILIES
+
+
+def read_foreign(place: str, heads: int = 0, image_size: str = "") -> PretrainedVit:
+    """A ViT from hf:DIR, npz:FILE or timm:FILE.
+
+    Args:
+      place: where it is.
+      heads: of each layer, for timm:FILE; 0: as in the published model of its width.
+      image_size: pixels, for files that do not tell; empty: square.
+    Raises:
+      UserError: it is not there, damaged, or no ViT.
+    """
+    kind, path = split_place(place)
+    if kind == "npz":
+        return read_npz(path, image_size)
+    return read_timm(path, heads, image_size) if kind == "timm" else read_hf(path)
