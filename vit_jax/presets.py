@@ -134,10 +134,10 @@ PRESETS = {
             class_token=False,
             pooling="mean",
         ),
-        images=ImagesConfig(data="digits", crop_padding=1),
-        supervision=SupervisionConfig(),
+        images=ImagesConfig(data="digits"),
+        supervision=SupervisionConfig(mixup=0.4),
         optimizer=OptimizerConfig(
-            learning_rate=3e-3, warmup_steps=100, schedule="cosine", weight_decay=0.05, beta2=0.99
+            learning_rate=3e-3, warmup_steps=100, schedule="cosine", weight_decay=0.1, beta2=0.99
         ),
         training=TrainingConfig(
             steps=1500, global_batch_size=64, log_every=50, evaluate_every=500, checkpoint_every=500
