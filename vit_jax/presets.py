@@ -30,8 +30,8 @@ IMAGENET, MOST_OF_IMAGENET = 1_281_167, 1_268_355
 
 
 def steps_of(epochs: int, images: int, batch: int) -> int:
-    """Whole steps of a number of epochs."""
-    return epochs * images // batch
+    """Steps of a number of epochs."""
+    return round(epochs * images / batch)
 
 
 # What all recipes for ImageNet have in common: parts of at least 5 % of an image (Szegedy et al. 2014, which is what
