@@ -111,7 +111,7 @@ def test_pictures_show_what_was_seen(params, normalised):
 
 
 def test_operations_are_those_of_the_jaxpr():
-    """On a mesh: on one CPU products are of a form whose jaxpr also holds the gradient of the pixels, which is unused."""
+    """On a mesh: the form of products on one CPU also has the gradient of the pixels in its jaxpr, which is unused."""
     plain = MaskedAutoencoder(dataclasses.replace(CONFIG, attention="reference"), MAE)
     batch = {"images": jnp.zeros((8, 12, 16, 3)), "weights": {"classes": jnp.ones(8)}}
     shapes = jax.eval_shape(initial_mae_params(plain), jax.random.key(0))

@@ -8,6 +8,7 @@ import pytest
 
 from bert_jax.tasks import pretraining_loss
 from core_jax.transformer import unstack_layers
+from tests.same_training import assert_same
 from tests.tiny_bert import MESHES, change_layers, fresh_state, host_batch, model, run, set_up
 
 STEPS = 4
@@ -21,22 +22,6 @@ def trajectory(mesh, accumulation=1, scan_layers=False, dropout=0.0):
     state, metrics = run(set_up(mesh, accumulation=accumulation, scan_layers=scan_layers, dropout=dropout), STEPS)
     trees = jax.device_get((state.params, state.opt[1].mu))
     return metrics, *(change_layers(tree, unstack_layers) if scan_layers else tree for tree in trees)
-
-
-def assert_same(found, expected):
-    (metrics, params, moments), (expected_metrics, expected_params, expected_moments) = found, expected
-    for ours, theirs in zip(metrics, expected_metrics, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, err_msg=name)
-    # An element of a gradient is a sum over rows and positions whose terms cancel (for the keys' biases to exactly 0),
-    # so its rounding error goes with the size of the terms: the floor is a part of the largest element.
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_moments))
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6 * largest)
-    jax.tree.map(close, moments, expected_moments)
-    # A step moves a parameter by at most 0.05 / epsilon = 5 times its moment.
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=5e-6 * largest)
-    jax.tree.map(close, params, expected_params)
 
 
 @pytest.mark.parametrize(("mesh", "accumulation", "scan_layers"), [*UNROLLED[1:], *SCANNED])

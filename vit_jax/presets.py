@@ -34,8 +34,8 @@ IMAGENET, MOST_OF_IMAGENET = 1_281_167, 1_268_355
 
 
 def steps_of(epochs: int, images: int, batch: int) -> int:
-    """Whole steps of a number of epochs."""
-    return epochs * images // batch
+    """Steps of a number of epochs."""
+    return round(epochs * images / batch)
 
 
 # What all recipes for ImageNet have in common: parts of at least 5 % of an image (Szegedy et al. 2014, which is what
@@ -171,11 +171,11 @@ PRESETS = {
             class_token=False,
             pooling="mean",
         ),
-        images=ImagesConfig(data="digits", crop_padding=1),
+        images=ImagesConfig(data="digits"),
         mae=MaeConfig(decoder_width=64, decoder_depth=1, decoder_heads=4),
-        supervision=SupervisionConfig(),
+        supervision=SupervisionConfig(mixup=0.4),
         optimizer=OptimizerConfig(
-            learning_rate=3e-3, warmup_steps=100, schedule="cosine", weight_decay=0.05, beta2=0.99
+            learning_rate=3e-3, warmup_steps=100, schedule="cosine", weight_decay=0.1, beta2=0.99
         ),
         training=TrainingConfig(
             steps=1500, global_batch_size=64, log_every=50, evaluate_every=500, checkpoint_every=500
