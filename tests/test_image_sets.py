@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from core_jax.data import Examples, evaluation_batches
+from core_jax.data import Examples, evaluation_batches, training_batches
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
 from tests.small_datasets import OwnDataset, write_rows
@@ -104,6 +104,33 @@ def test_each_scored_image_counts_once(devices):
     assert [batch["images"].shape for batch in batches] == [(48, 8, 8, 1)] * 9
     assert weights.tolist() == [1] * 385 + [0] * 47
     assert labels[:385].tolist() == [int(examples.example(0, index)["labels"]) for index in range(385)]
+
+
+@pytest.mark.slow
+def test_batches_do_not_depend_on_worker_processes(tmp_path):
+    data = write_folder(tmp_path / "photos", {"a": 9, "b": 9})
+    (tmp_path / "photos" / "a" / "04.jpg").write_bytes(b"no image")
+    mesh, skipped = parse_mesh("data:-1", jax.devices()[:1]), SkippedImages(str(tmp_path / "skipped"))
+    images = ImagesConfig(data=data, bad_images="skip", **STRONG)
+    examples = open_image_set(images, **SHAPE, seed=0, skipped=skipped).train
+    found = [
+        list(training_batches(examples, mesh, batch_size=8, seed=0, first_step=0, last_step=4, workers=workers))
+        for workers in (0, 2)
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert len(skipped.messages()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_wrong_is_named_from_any_process(tmp_path, workers):
+    data = write_folder(tmp_path / "photos", {"a": 5, "b": 5})
+    (tmp_path / "photos" / "a" / "02.jpg").write_bytes(b"no image")
+    examples = open_image_set(ImagesConfig(data=data, validation_data=data), **SHAPE, seed=0).train
+    mesh = parse_mesh("data:-1", jax.devices()[:1])
+    with pytest.raises(UserError, match=r"a/02\.jpg is no image of a format that Pillow reads: replace or delete it"):
+        list(training_batches(examples, mesh, batch_size=5, seed=0, first_step=0, last_step=2, workers=workers))
 
 
 def test_class_folders_of_several_formats(tmp_path):
@@ -222,7 +249,7 @@ def test_bad_images_end_the_run_or_count_for_nothing(tmp_path, other_process):
         for bad in ("fail", "skip")
     )
     for part in (fails.train, fails.held_out):
-        with pytest.raises(UserError, match=r"photos/b/03\.jpg cannot be read"):
+        with pytest.raises(UserError, match=r"photos/b/03\.jpg cannot be read.*--bad_images=skip"):
             part.example(0, 8)
     assert notes.messages() == []
     for epoch in range(2):
@@ -236,6 +263,7 @@ def test_bad_images_end_the_run_or_count_for_nothing(tmp_path, other_process):
     assert "photos/b/03.jpg cannot be read" in message
     os.remove(broken)
     assert skips.train.example(0, 8)["weights"]["classes"] == 0
+    assert "No such file" in "".join(notes.messages())
 
 
 @pytest.mark.parametrize(
