@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from core_jax.errors import UserError
 
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
-# How pictures lie in files of cameras that were held otherwise; which tag says so is a matter of Exif 2.3, table 4.
+# What brings upright again what a camera took lying or upside down, by the orientation (tag 274) of Exif 2.3.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
