@@ -96,6 +96,20 @@ def test_views_need_not_be_square():
     assert evaluation_image(opened(smooth_image(50, 41)), images, View(16, 32, 1)).shape == (16, 32, 1)
 
 
+def test_slender_pictures_do_not_fill_the_memory():
+    stripe = np.zeros((1, 40_000, 3), np.uint8)
+    stripe[:, 19_990:20_010] = 200  # resized whole, this would be 1.3 million pixels across
+    found = evaluation_image(opened(Image.fromarray(stripe)), ImagesConfig(eval_resize=32), VIEW)
+    assert (pixels(found) == 200).all()
+    image = smooth_image(15, 240, seed=6)  # not too slender: resized whole
+    expected = np.asarray(image.resize((32, 512), Image.Resampling.BICUBIC))[240:272]
+    np.testing.assert_array_equal(pixels(evaluation_image(opened(image), ImagesConfig(eval_crop=1.0), VIEW)), expected)
+    longer = np.asarray(smooth_image(15, 240, seed=6).resize((15, 600)))
+    found = evaluation_image(opened(Image.fromarray(longer)), ImagesConfig(eval_crop=1.0), VIEW)
+    expected = np.asarray(Image.fromarray(longer).resize((32, 1280), Image.Resampling.BICUBIC))[624:656]
+    assert np.abs(pixels(found) - expected).mean() < 1  # only roundings of the place differ
+
+
 @pytest.mark.parametrize("least_area", [0.05, 0.5])
 def test_random_parts_are_spread_as_they_should(least_area):
     random, width, height, count = GENERATOR(0), 400, 300, 4000
