@@ -102,7 +102,7 @@ def _print(records: Sequence[dict[str, Any]], answers: Answers, tuned: LabelMode
     for record, value, raw in zip(records, found, answers.values, strict=True):
         line = {name: record[name] for name in shown} | {"tags" if head == "token" else "label": value}
         if head in ("classification", "choice"):
-            shares = np.exp(raw - raw.max())
+            shares = np.exp((raw - raw.max()).astype(np.float64))  # float32 would be printed with all its digits
             shares = (shares / shares.sum()).round(6).tolist()
             names = tuned.classes or [str(number) for number in range(len(shares))]
             line["probabilities"] = dict(zip(names, shares, strict=True))

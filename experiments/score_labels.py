@@ -8,7 +8,6 @@ from jax.sharding import Mesh
 from bert_jax import finetuning
 from bert_jax.answers import baseline, collect_answers, score_answers
 from bert_jax.labelling import make_answers
-from core_jax.config import require
 from core_jax.workdir import write_atomically
 from experiments import tuning_results
 from experiments.console import say
@@ -53,7 +52,6 @@ def score(
     )
     if answers is None:
         return None
-    require(len(answers.values) == len(records), f"{len(answers.values)} of {len(records)} examples were answered")
     scores = score_answers(answers, examples, columns, tuned.classes)
     name = data or "validation"
     title = f"{labels.task} in {init}: {len(records):,} examples"
