@@ -2,6 +2,7 @@
 
 import binascii
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_sixteen_bits_are_scaled_not_cut_off(form):
     assert decode(file_of(Image.fromarray(values), form), 1).tolist() == [[0, 100, 255]]
 
 
+def test_sixteen_bits_of_each_colour_are_scaled():
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", binascii.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)  # two pixels of three times 16 bits
+    row = b"\x00" + struct.pack(">6H", 0, 257 * 100, 65535, 257 * 7, 257 * 8, 257 * 9)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(row)), chunk(b"IEND", b""))
+    assert decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts)).tolist() == [[[0, 100, 255], [7, 8, 9]]]
+
+
 def test_shares_of_white_and_whole_numbers_are_scaled():
     assert decode(file_of(Image.fromarray(np.array([[0, 0.2, 1]], np.float32)), "TIFF"), 1).tolist() == [[0, 51, 255]]
     assert decode(file_of(Image.fromarray(np.array([[0, 100, 255]], np.int32)), "TIFF"), 1).tolist() == [[0, 100, 255]]
@@ -55,7 +66,7 @@ def test_shares_of_white_and_whole_numbers_are_scaled():
 def test_transparent_places_are_white():
     colours = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
     assert decode(file_of(Image.fromarray(colours))).tolist() == [[[10, 20, 30], [255, 255, 255]]]
-    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette = Image.frombytes("P", (2, 1), bytes([0, 1]))
     palette.putpalette([200, 0, 0, 0, 0, 200])
     assert decode(file_of(palette)).tolist() == [[[200, 0, 0], [0, 0, 200]]]
     assert decode(file_of(palette, transparency=1)).tolist() == [[[200, 0, 0], [255, 255, 255]]]
@@ -93,8 +104,10 @@ def test_pictures_stand_upright(orientation, form):
     assert np.abs(found - corners).max() < 5
 
 
-def test_a_jpeg_can_be_decoded_smaller():
-    content = file_of(smooth_image(203, 101), "JPEG", quality=95)
+@pytest.mark.parametrize("form", ["JPEG", "MPO"])
+def test_a_jpeg_can_be_decoded_smaller(form):
+    more = {} if form == "JPEG" else {"save_all": True, "append_images": [smooth_image(203, 101, seed=1)]}
+    content = file_of(smooth_image(203, 101), form, quality=95, **more)
     for shrink, divisor in ((1.9, 1), (2.0, 2), (5.0, 4), (20.0, 8)):
         image, found = open_image(content, "a picture").decoded(3, shrink)
         assert (found, image.size) == (divisor, (-(-203 // divisor), -(-101 // divisor)))
@@ -106,7 +119,7 @@ def test_a_jpeg_can_be_decoded_smaller():
 def test_truncated_pictures_are_named(form):
     content = file_of(smooth_image(64, 64), form)
     for length in (0, 7, len(content) // 2):
-        with pytest.raises(BadImageError, match=r"folder/broken.*--bad_images=skip"):
+        with pytest.raises(BadImageError, match=r"^folder/broken "):
             open_image(content[:length], "folder/broken").decoded(3)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from tests.smooth_images import file_of, smooth_image
 from vit_jax.image_files import open_image
 from vit_jax.image_transforms import (
+    RESAMPLING,
     View,
     cut,
     erase,
@@ -80,8 +81,8 @@ def test_values_are_normalised():
 def test_evaluation_protocols(options, size):
     image, images = smooth_image(99, 70, seed=5), ImagesConfig(**options)
     assert size_before_crop(99, 70, images, VIEW) == size
-    for name, resampling in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
-        resized = np.asarray(image.resize(size, resampling))
+    for name in ("bicubic", "bilinear"):
+        resized = np.asarray(image.resize(size, RESAMPLING[name]))
         left, top = round((size[0] - 32) / 2), round((size[1] - 32) / 2)
         found = evaluation_image(opened(image), ImagesConfig(interpolation=name, **options), VIEW)
         np.testing.assert_array_equal(pixels(found), resized[top : top + 32, left : left + 32])
@@ -93,6 +94,20 @@ def test_views_need_not_be_square():
     assert size_before_crop(100, 400, ImagesConfig(eval_crop=1.0), View(16, 32, 3)) == (32, 128)
     assert size_before_crop(400, 100, ImagesConfig(eval_resize=20), View(16, 32, 3)) == (80, 20)
     assert evaluation_image(opened(smooth_image(50, 41)), images, View(16, 32, 1)).shape == (16, 32, 1)
+
+
+def test_slender_pictures_do_not_fill_the_memory():
+    stripe = np.zeros((1, 40_000, 3), np.uint8)
+    stripe[:, 19_990:20_010] = 200  # resized whole, this would be 1.3 million pixels across
+    found = evaluation_image(opened(Image.fromarray(stripe)), ImagesConfig(eval_resize=32), VIEW)
+    assert (pixels(found) == 200).all()
+    image = smooth_image(15, 240, seed=6)  # not too slender: resized whole
+    expected = np.asarray(image.resize((32, 512), Image.Resampling.BICUBIC))[240:272]
+    np.testing.assert_array_equal(pixels(evaluation_image(opened(image), ImagesConfig(eval_crop=1.0), VIEW)), expected)
+    longer = np.asarray(smooth_image(15, 240, seed=6).resize((15, 600)))
+    found = evaluation_image(opened(Image.fromarray(longer)), ImagesConfig(eval_crop=1.0), VIEW)
+    expected = np.asarray(Image.fromarray(longer).resize((32, 1280), Image.Resampling.BICUBIC))[624:656]
+    assert np.abs(pixels(found) - expected).mean() < 1  # only roundings of the place differ
 
 
 @pytest.mark.parametrize("least_area", [0.05, 0.5])

@@ -19,10 +19,10 @@ class Drawn(np.random.Generator):
         super().__init__(np.random.PCG64())
         self._uniform, self._integers = uniform, list(integers)
 
-    def random(self):
+    def random(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._uniform
 
-    def integers(self, *limits):
+    def integers(self, *limits):  # pyright: ignore[reportIncompatibleMethodOverride]
         return self._integers.pop(0)
 
 

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from core_jax.errors import UserError
 
 MODES = {1: "L", 3: "RGB"}  # of Pillow, by channels
-# How pictures lie in files of cameras that were held otherwise; which tag says so is a matter of Exif 2.3, table 4.
+# What brings upright again what a camera took lying or upside down, by the orientation (tag 274) of Exif 2.3.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,6 +27,7 @@ UPRIGHT = {
 }
 SIDES_SWAPPED = (5, 6, 7, 8)
 DRAFTS = (8, 4, 2)  # by how much a JPEG can be decoded smaller
+DRAFT_FORMATS = ("JPEG", "MPO")  # the second: several of them in one file, as of telephones
 # A file of a few bytes can ask for gigabytes: Pillow warns of such, which makes them unreadable here.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -82,7 +83,7 @@ def open_image(content: bytes, name: str) -> OpenedImage:
     """
     with _named(name):
         image = Image.open(io.BytesIO(content))
-        if image.format != "JPEG":
+        if image.format not in DRAFT_FORMATS:
             image.load()  # other formats may tell the orientation only behind the pixels
     return OpenedImage(image, name, _orientation(image))
 
@@ -93,17 +94,12 @@ def _named(name: str) -> Iterator[None]:
         yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadImageError(
-            f"{name} asks for more than {Image.MAX_IMAGE_PIXELS:,} pixels, as files do that are meant to fill the "
-            "memory: make it smaller or delete it, or add --bad_images=skip"
+            f"{name} asks for more than {Image.MAX_IMAGE_PIXELS:,} pixels, as files do that are to fill the memory"
         ) from None
     except Image.UnidentifiedImageError:
-        raise BadImageError(
-            f"{name} is no image of a format that Pillow reads: replace or delete it, or add --bad_images=skip"
-        ) from None
+        raise BadImageError(f"{name} is no image of a format that Pillow reads") from None
     except Exception as error:  # Pillow's decoders raise errors of any kind over damaged files
-        raise BadImageError(
-            f"{name} cannot be read as an image ({error}): replace or delete it, or add --bad_images=skip"
-        ) from error
+        raise BadImageError(f"{name} cannot be read as an image ({error})") from error
 
 
 def _orientation(image: Image.Image) -> int:

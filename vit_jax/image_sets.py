@@ -68,7 +68,7 @@ class ImageExamples:
                 pixels = evaluation_image(opened, self.images, self.view)
         except BadImageError as error:
             if self.images.bad_images == "fail":
-                raise
+                raise BadImageError(f"{error}: replace or delete it, or add --bad_images=skip") from error
             self.skipped.add(str(error))
             pixels, label, weight = np.zeros(self.view, np.float32), 0, 0
         else:

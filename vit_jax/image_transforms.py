@@ -28,6 +28,7 @@ NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 LARGEST_RATIO = 4 / 3  # of the sides of a random part
+SLENDER = 16  # sides' ratio up to which a picture is resized whole before its middle is cut out
 TRIES = 10  # to find a random part that fits
 ERASED_AREA = (0.02, 1 / 3)  # shares of an image
 ERASED_RATIO = 1 / 0.3  # of the sides of what is erased, at most
@@ -83,10 +84,19 @@ def evaluation_image(opened: OpenedImage, images: ImagesConfig, view: View) -> F
     Source: the sizes and the middle are computed as torchvision's Resize and CenterCrop compute them.
     """
     image, _ = opened.decoded(view.channels)
-    width, height = size_before_crop(*opened.size, images, view)
+    if images.eval_resize or images.eval_crop:
+        image = _middle(image)
+    width, height = size_before_crop(*image.size, images, view)
     image = image.resize((width, height), RESAMPLING[images.interpolation])
     left, top = round((width - view.width) / 2), round((height - view.height) / 2)
     return normalised(image.crop((left, top, left + view.width, top + view.height)), images.normalization, view)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The middle of a picture that is so slender that resizing all of it could fill the memory; of others, all."""
+    (width, height), longest = image.size, SLENDER * min(image.size)
+    left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest))) if left or top else image
 
 
 def size_before_crop(width: int, height: int, images: ImagesConfig, view: View) -> tuple[int, int]:
@@ -172,8 +182,8 @@ def normalised(image: Image.Image, normalization: str, view: View) -> Float32[np
       view: shape of the result.
     """
     factors, summands = _row(normalization, view)
-    rows = np.asarray(image).reshape(view.height, -1)
-    values = np.multiply(rows, factors, dtype=np.float32)
+    values = np.asarray(image).reshape(view.height, -1).astype(np.float32)
+    values *= factors
     values += summands
     return values.reshape(view)
 

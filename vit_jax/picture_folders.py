@@ -36,7 +36,7 @@ class FolderPictures:
         try:
             content = epath.Path(name).read_bytes()
         except OSError as error:
-            raise BadImageError(f"{name} cannot be read ({error}): mend that, or add --bad_images=skip") from error
+            raise BadImageError(f"{name} cannot be read ({error.strerror or error})") from error
         return Picture(open_image(content, name), int(self.labels[index]))
 
     def keys(self) -> list[bytes]:
@@ -84,7 +84,7 @@ def class_folders(data: str, folder: epath.Path) -> tuple[str, ...]:
     """
     found = _folders(folder)
     if len(found) < 2:
-        loose = sum(_is_image(path.name) for path in folder.iterdir())
+        loose = sum(_is_image(path.name) for path in _inside(folder))
         raise UserError(
             f"{data}: {folder} has {'one folder, ' + repr(found[0]) if found else 'no folders'}"
             f"{f', and {loose} images that are in none' if loose else ''}; expected {FORM}, two at least"
@@ -122,14 +122,20 @@ def folder_pictures(data: str, folder: epath.Path, classes: tuple[str, ...] | No
 
 
 def _folders(folder: epath.Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir())
+    return [path.name for path in _inside(folder) if path.is_dir()]
+
+
+def _inside(folder: epath.Path) -> list[epath.Path]:
+    """Files and folders in a fixed order, without what systems leave behind, such as ._photo.jpg."""
+    try:
+        return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be looked into: {error.strerror or error}") from error
 
 
 def _images(folder: epath.Path, name: str) -> Iterator[str]:
     """The paths of images in a folder and in those within it, in a fixed order; `name` is the folder's own path."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.name.startswith("."):  # what systems leave behind, such as ._photo.jpg
-            continue
+    for path in _inside(folder):
         if _is_image(path.name):
             yield f"{name}/{path.name}"
         elif path.is_dir():
@@ -137,7 +143,7 @@ def _images(folder: epath.Path, name: str) -> Iterator[str]:
 
 
 def _is_image(name: str) -> bool:
-    return not name.startswith(".") and f".{name.rpartition('.')[2].lower()}" in _suffixes()
+    return f".{name.rpartition('.')[2].lower()}" in _suffixes()
 
 
 @functools.cache
