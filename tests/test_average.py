@@ -1,5 +1,7 @@
 """The moving average of parameters, by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ DECAY = 0.6
 
 def test_the_average_by_hand():
     optimizer = with_average(optax.sgd(0.5), DECAY)
-    params = {"kernel": jnp.array([4.0, -1.0])}
+    params: Any = {"kernel": jnp.array([4.0, -1.0])}
     opt, update = optimizer.init(params), jax.jit(optimizer.update)
     np.testing.assert_array_equal(averaged_params(opt, params, DECAY)["kernel"], params["kernel"])
     by_hand = np.array([4.0, -1.0])
