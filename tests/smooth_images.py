@@ -9,7 +9,7 @@ from PIL import Image
 def smooth_image(width, height, seed=0, mode="RGB"):
     channels = len(Image.new(mode, (1, 1)).getbands())
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, channels), np.uint8)
-    return Image.fromarray(coarse.squeeze(), mode).resize((width, height), Image.Resampling.BICUBIC)
+    return Image.fromarray(coarse.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def file_of(image, form="PNG", **options):

@@ -66,7 +66,7 @@ def test_shares_of_white_and_whole_numbers_are_scaled():
 def test_transparent_places_are_white():
     colours = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
     assert decode(file_of(Image.fromarray(colours))).tolist() == [[[10, 20, 30], [255, 255, 255]]]
-    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette = Image.frombytes("P", (2, 1), bytes([0, 1]))
     palette.putpalette([200, 0, 0, 0, 0, 200])
     assert decode(file_of(palette)).tolist() == [[[200, 0, 0], [0, 0, 200]]]
     assert decode(file_of(palette, transparency=1)).tolist() == [[[200, 0, 0], [255, 255, 255]]]

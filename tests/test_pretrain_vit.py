@@ -52,7 +52,7 @@ def assert_equal_runs(ours: pathlib.Path, theirs: pathlib.Path) -> None:
 
 def test_the_work_folder_is_complete(workdir):
     names = {"config.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints", "classes.json"}
-    assert names | {"loss.png", "confusion_matrix.png"} <= {path.name for path in workdir.iterdir()}
+    assert names | {"loss.png", "confusion_matrix.png", "samples.png"} <= {path.name for path in workdir.iterdir()}
     assert [line["step"] for line in lines(workdir, "train")] == [8, 16, 24]
     assert [line["step"] for line in lines(workdir, "held_out")] == [16, 24]
     assert saved_steps(workdir / "checkpoints") == [8, 16, 24]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,12 +76,12 @@ def test_patches_are_those_of_a_convolution():
     from core_jax.embeddings import PatchEmbedding
 
     embedding = PatchEmbedding(CONFIG, CONFIG.patch_size)
-    params = embedding.init(jax.random.key(0), jnp.asarray(IMAGES))
+    params: Any = embedding.init(jax.random.key(0), jnp.asarray(IMAGES))
     kernel, strides = params["params"]["kernel"], (CONFIG.patch_size,) * 2
     expected = jax.lax.conv_general_dilated(
         IMAGES, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    found = embedding.apply(params, jnp.asarray(IMAGES))
+    found: Any = embedding.apply(params, jnp.asarray(IMAGES))
     np.testing.assert_allclose(found, np.asarray(expected).reshape(3, -1, CONFIG.width), atol=1e-6)
 
 
@@ -108,9 +109,9 @@ def test_what_is_pooled():
 
     for pooling, registers in (("token", 0), ("mean", 3)):
         vit = Vit(dataclasses.replace(CONFIG, pooling=pooling, registers=registers))
-        hidden, pooled = vit.apply(
-            {"params": params_of(pooling=pooling, registers=registers)["vit"]}, jnp.asarray(IMAGES)
-        )
+        params = params_of(pooling=pooling, registers=registers)["vit"]
+        found: Any = vit.apply({"params": params}, jnp.asarray(IMAGES))
+        hidden, pooled = found
         assert hidden.shape == (3, 1 + registers + 6, CONFIG.width)
         expected = hidden[:, 0] if pooling == "token" else hidden[:, 1 + registers :].mean(axis=1)
         np.testing.assert_allclose(pooled, expected, atol=1e-6)
@@ -179,7 +180,8 @@ def test_stochastic_depth_is_of_training_alone():
 def test_the_head_starts_as_it_should():
     vit = VitForClassification(CONFIG, CLASSES, head_bias=-6.9)
     params = initial_params(vit)(jax.random.key(0))
-    np.testing.assert_allclose(vit.apply({"params": params}, jnp.asarray(IMAGES)), -6.9, rtol=1e-6)
+    found: Any = vit.apply({"params": params}, jnp.asarray(IMAGES))
+    np.testing.assert_allclose(found, -6.9, rtol=1e-6)
 
 
 CHANGES = (

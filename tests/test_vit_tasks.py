@@ -1,6 +1,7 @@
 """What a ViT learns from labels: losses, accuracies, and images mixed with each other."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ def numbered_batch(rows=8, size=6):
 def compiled_mixing(mixup, cutmix):
     mixing = make_mixing(mixup, cutmix)
     assert mixing is not None
-    lowered = jax.jit(mixing).lower(numbered_batch(), jax.random.key(0))
+    lowered: Any = jax.jit(mixing).lower(numbered_batch(), jax.random.key(0))
     return lowered.compile(compiler_options=QUICK)
 
 

@@ -37,9 +37,9 @@ def make_mixing(mixup: float, cutmix: float) -> Preparation | None:
         height, width = images.shape[1:3]
         faded = [faded_map(mixup_key, mixup, height, width)] if mixup else []
         pasted = [pasted_map(cutmix_key, cutmix, height, width)] if cutmix else []
-        kept, *other = faded + pasted
-        if other:
-            kept = jnp.where(jax.random.bernoulli(coin), *other, kept)
+        kept, last = (faded + pasted)[0], (faded + pasted)[-1]
+        if kept is not last:
+            kept = jnp.where(jax.random.bernoulli(coin), last, kept)
         # A roll by one row moves a single row between neighbours; examples are shuffled anyway. One that counts for
         # nothing, since it could not be read, is not mixed in.
         kept = jnp.where(jnp.roll(counts, 1)[:, None, None, None] > 0, kept[None, :, :, None], 1.0)

@@ -26,6 +26,7 @@ from core_jax.family import Evaluated, Evaluation
 from core_jax.metrics import means
 from core_jax.trained import trained_params
 from core_jax.workdir import read_config
+from vit_jax.image_pictures import samples_picture
 from vit_jax.image_sets import ImageSet, open_image_set
 from vit_jax.model import VitForClassification
 from vit_jax.presets import VitPretraining
@@ -33,13 +34,14 @@ from vit_jax.skipped_images import SkippedImages
 from vit_jax.tasks import initial_params, make_scoring
 
 CLASSES_FILE = "classes.json"  # of a work folder: the names, in the order of the labels
+SAMPLES = "samples.png"  # of a work folder: the first images, as the model sees them in training
 SKIPPED = "skipped_images"  # folder of a work folder with a note on each image that could not be read
 KNOWN_CLASSES = {"digits": 10, "fashion_mnist": 10, "tfds:cifar10": 10, "tfds:cifar100": 100}  # of --data
 MOST_KNOWN = 1000  # classes of ImageNet, which other data is taken to have where it cannot be looked at
 
 
 def open_images(config: VitPretraining, workdir: str) -> ImageSet:
-    """The images of a run; the names of their classes are kept in the work folder.
+    """The images of a run; the names of their classes are kept in the work folder, and a picture of the first images.
 
     Raises:
       UserError: they cannot be read, or have more classes than the classifier.
@@ -51,7 +53,14 @@ def open_images(config: VitPretraining, workdir: str) -> ImageSet:
         f"--classes={wanted}: --data={config.images.data} has {found} classes; leave --classes out, or use {found}",
     )
     text = json.dumps(list(images.classes), indent=0, ensure_ascii=False) + "\n"
-    first_decides(lambda: write_atomically(epath.Path(workdir) / CLASSES_FILE, text))
+    folder, look = epath.Path(workdir), {"normalization": config.images.normalization, "seed": config.training.seed}
+
+    def keep() -> None:
+        if not (folder / SAMPLES).exists():
+            samples_picture(folder / SAMPLES, images.train, images.classes, **look)
+        write_atomically(folder / CLASSES_FILE, text)
+
+    first_decides(keep)
     return images
 
 
