@@ -103,7 +103,7 @@ def our_results(model: PretrainedVit, images: np.ndarray, labels: np.ndarray, *,
     def loss(params):
         states, pooled = Vit(config).apply({"params": params["vit"]}, pixels)
         if classes:
-            logits = VitForClassification(config, classes).apply({"params": params}, pixels)
+            logits: Any = VitForClassification(config, classes).apply({"params": params}, pixels)
             total, count = cross_entropy(logits, jnp.asarray(labels, jnp.int32), jnp.ones(len(labels)))
             return total / count, {"states": states, "logits": logits}
         if "representation" in params:
