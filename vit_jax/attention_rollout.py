@@ -41,8 +41,8 @@ def attention_rollout(
     """
     config = model.config
     weights = jnp.mean(layer_weights(model, params, images), axis=2)
-    identity = jnp.eye(weights.shape[-1])
-    flow = identity[None]
+    identity = jnp.eye(weights.shape[-1])[None]
+    flow = identity
     for layer in weights:
         flow = (0.5 * layer + 0.5 * identity) @ flow
     front = int(config.class_token) + config.registers
