@@ -1,7 +1,8 @@
 """Converts a BERT or a ViT:   python -m experiments.convert SOURCE TARGET [--verify]
 
 SOURCE of a BERT is hf:DIR (as `transformers` saves it), tf:PREFIX (an original checkpoint) or a work folder, TARGET
-hf:DIR or a work folder to make. Both of a ViT are hf:DIR, npz:FILE (as google-research saves it) or timm:FILE.
+hf:DIR or a work folder to make. Of a ViT both are hf:DIR, npz:FILE (as google-research saves it) or timm:FILE, and
+SOURCE may be a work folder.
 """
 
 import dataclasses
@@ -37,6 +38,7 @@ from core_jax.train import create_state
 from core_jax.workdir import save_config
 from experiments import verification, vit_conversion
 from experiments.console import parse_flags, print_table, run_command, say
+from experiments.families import is_of_images
 from vit_jax import foreign_weights
 
 
@@ -44,7 +46,7 @@ from vit_jax import foreign_weights
 class Conversion:
     """Carries a model over to another program, or from it."""
 
-    # hf:DIR; of a BERT tf:PREFIX or the work folder of a run; of a ViT npz:FILE or timm:FILE
+    # hf:DIR or the work folder of a run; of a BERT also tf:PREFIX; of a ViT also npz:FILE or timm:FILE
     source: Annotated[str, tyro.conf.Positional]
     # hf:DIR to make; of a BERT a work folder; of a ViT npz:FILE or timm:FILE
     target: Annotated[str, tyro.conf.Positional]
@@ -58,7 +60,8 @@ def main(arguments: list[str]) -> int:
     # Flags take a value everywhere in this house; this one may go without.
     arguments = ["--verify=True" if argument == "--verify" else argument for argument in arguments]
     flags = parse_flags(Conversion, arguments, "Converts a BERT or ViT to and from the files of other programs.")
-    if foreign_weights.is_foreign(flags.source):
+    is_run = ":" not in flags.source
+    if is_of_images(flags.source) if is_run else foreign_weights.is_foreign(flags.source):
         sizes = {"heads": flags.heads, "image_size": flags.image_size}
         return vit_conversion.convert(flags.source, flags.target, verifies=flags.verify, **sizes)
     require(

@@ -4,14 +4,18 @@ import dataclasses
 import pathlib
 import tempfile
 
+import jax
+
 from core_jax.config import require
 from core_jax.model_folders import check_free
+from core_jax.sharding import parse_mesh
 from experiments import vit_verification
 from experiments.console import print_table, say
 from experiments.verification import DIFFERENT, LARGEST, import_peer
 from vit_jax.foreign_weights import UNSAID, read_foreign, split_place
 from vit_jax.numpy_weights import write_npz
 from vit_jax.peer_config import KIND, family_of
+from vit_jax.starting_weights import NORMALIZATIONS, open_start
 from vit_jax.timm_weights import write_timm
 from vit_jax.weights import PretrainedVit, write_hf
 
@@ -20,7 +24,7 @@ def convert(source: str, target: str, *, verifies: bool, heads: int, image_size:
     """Writes a ViT to another place, and compares it with the peer if asked to; returns the exit code.
 
     Args:
-      source: hf:DIR, npz:FILE or timm:FILE.
+      source: hf:DIR, npz:FILE, timm:FILE or the work folder of a run.
       target: hf:DIR, npz:FILE or timm:FILE, to make.
       verifies: whether to compare.
       heads, image_size: as for `read_foreign`.
@@ -31,7 +35,7 @@ def convert(source: str, target: str, *, verifies: bool, heads: int, image_size:
     require(kind != "", f"{target}: a ViT is written to hf:DIR, npz:FILE or timm:FILE; type one of them")
     if kind == "hf":
         check_free(path)
-    model = read_foreign(source, heads, image_size)
+    model = read(source, heads, image_size)
     if verifies:
         import_peer()
         family_of(comparable(model).config)
@@ -45,6 +49,16 @@ def convert(source: str, target: str, *, verifies: bool, heads: int, image_size:
             f"this model has {told[0]} and {told[1]}"
         )
     return verify(source, target, model) if verifies else 0
+
+
+def read(source: str, heads: int, image_size: str) -> PretrainedVit:
+    """A ViT from whatever place; arguments as for `convert`."""
+    if split_place(source)[0]:
+        return read_foreign(source, heads, image_size)
+    start = open_start(source, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
+    [colours] = [colours for colours, name in NORMALIZATIONS.items() if name == start.normalization]
+    labels = list(start.classes) if start.classes else None
+    return PretrainedVit(start.config, jax.device_get(start.params), labels, *colours)
 
 
 def verify(source: str, target: str, model: PretrainedVit) -> int:

@@ -5,22 +5,23 @@ import json
 import os
 import pathlib
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, parse_mesh
-from experiments import evaluate, finetune, finetune_images, judge_features, pretrain
+from experiments import convert, evaluate, finetune, finetune_images, judge_features, pretrain
 from experiments.console import value_of
 from tests.tiny_vit import FLAGS
 from tests.vit_peers import random_vit
 from vit_jax.config import VitConfig
 from vit_jax.model import VitForClassification
-from vit_jax.numpy_weights import write_npz
+from vit_jax.numpy_weights import read_npz, write_npz
 from vit_jax.position_tables import interpolate
 from vit_jax.presets import PRESETS
-from vit_jax.starting_weights import adopt_architecture, load_init
+from vit_jax.starting_weights import adopt_architecture, load_init, open_start
 from vit_jax.tasks import initial_params
 from vit_jax.weights import IMAGENET, write_hf
 
@@ -101,7 +102,7 @@ def test_the_layer_before_the_classifier_may_go(tmp_path):
     ("arguments", "message"),
     [
         (["--init=hf:/nowhere", "--data=digits"], "/nowhere"),
-        (["--init=onnx:x", "--data=digits"], "hf:, npz:, timm:"),
+        (["--init=onnx:x", "--data=digits"], "hf:DIR, npz:FILE, timm:FILE"),
         (["--data=digits"], "--init=: expected hf:DIR"),
         (["--init=x"], "--data=: expected images:DIR"),
     ],
@@ -145,6 +146,12 @@ def test_from_a_masked_autoencoder_to_classes(tmp_path, capsys):
     assert finetune.main([*command, *recipe]) == 0
     summary = json.loads(pathlib.Path(f"{tuned}/summary.json").read_text())
     assert summary["accuracy"] > 2 * summary["majority_accuracy"]
+    assert convert.main([tuned, f"npz:{tmp_path}/tuned.npz"]) == 0
+    carried, start = (
+        read_npz(f"{tmp_path}/tuned.npz"),
+        open_start(tuned, parse_mesh("data:1", jax.devices()[:1]), print),
+    )
+    chex.assert_trees_all_equal(carried.params, jax.device_get(start.params))
     output = f"{tmp_path}/judged.json"
     assert judge_features.main([f"--init={tuned}", "--mesh=data:8", f"--output={output}"]) == 0
     judged = json.loads(pathlib.Path(output).read_text())

@@ -18,16 +18,14 @@ from core_jax.trained import trained_params
 from core_jax.transformer import stack_layers, unstack_layers
 from core_jax.workdir import read_config
 from vit_jax.config import VitConfig
+from vit_jax.foreign_weights import read_foreign, split_place
 from vit_jax.mae import MAE_IDENTITY, MaskedAutoencoder, initial_mae_params
 from vit_jax.model import VitForClassification
-from vit_jax.numpy_weights import read_npz
 from vit_jax.position_tables import resize_model
 from vit_jax.presets import VitPretraining
 from vit_jax.pretraining import open_trained
-from vit_jax.timm_weights import read_timm
-from vit_jax.weights import HALVES, IMAGENET, read_hf
+from vit_jax.weights import HALVES, IMAGENET
 
-READERS = {"hf": read_hf, "npz": read_npz, "timm": read_timm}
 # Of a checkpoint; the other fields of a model say how it is trained and computed, and how large its images are.
 ARCHITECTURE = (
     *("width", "depth", "heads", "mlp_width", "norm", "norm_epsilon", "gelu", "layer_scale", "qk_norm"),
@@ -54,25 +52,19 @@ class Start:
     normalization: Literal["half", "imagenet"]
 
 
-def is_foreign(init: str) -> bool:
-    """Whether --init names weights of another program."""
-    return init.partition(":")[0] in READERS
-
-
 def open_start(init: str, mesh: Mesh, report: Callable[[str], None]) -> Start:
     """Reads what --init names.
 
     Raises:
       UserError: it is not there, damaged, or no ViT.
     """
-    if not is_foreign(init):
+    if not split_place(init)[0]:
         config = read_config(init, VitPretraining)
         if config.objective == "mae":
             return _open_encoder(init, config, mesh, report)
         run = open_trained(init, mesh, report)
         return Start(run.model.config, run.params, run.classes, run.config.images.normalization)
-    kind, _, path = init.partition(":")
-    found = READERS[kind](path)
+    found = read_foreign(init)
     normalization = NORMALIZATIONS.get((found.mean, found.deviation))
     if normalization is None:
         raise UserError(
@@ -92,7 +84,7 @@ def _open_encoder(init: str, config: VitPretraining, mesh: Mesh, report: Callabl
 
 def architecture_of(init: str) -> tuple[VitConfig, Literal["half", "imagenet"]]:
     """The model that --init names, and how its images are normalised."""
-    if is_foreign(init):
+    if split_place(init)[0]:
         mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
         start = open_start(init, mesh, lambda message: None)
         return start.config, start.normalization
@@ -101,9 +93,8 @@ def architecture_of(init: str) -> tuple[VitConfig, Literal["half", "imagenet"]]:
 
 
 def _read_config(init: str) -> VitPretraining:
-    kinds = ", ".join(f"{name}:" for name in READERS)
     known = ":" not in init or os.path.exists(init)
-    require(known, f"--init={init}: expected the work folder of a run, or one of {kinds} and a path")
+    require(known, f"--init={init}: expected hf:DIR, npz:FILE, timm:FILE, or the work folder of a run")
     return read_config(init, VitPretraining)
 
 
@@ -136,7 +127,7 @@ def check_init(init: str) -> None:
     Raises:
       UserError: it is no ViT of another program, and no work folder of a ViT with a checkpoint.
     """
-    if init and not is_foreign(init):  # another program's was read for its sizes
+    if init and not split_place(init)[0]:  # another program's was read for its sizes
         _read_config(init)
         check_saved(os.path.join(init, "checkpoints"))
 
