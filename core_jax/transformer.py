@@ -195,7 +195,8 @@ class Block(nn.Module):
 
         def branch(y, name):
             if config.layer_scale:
-                y = y * self.param(name, nn.initializers.constant(config.layer_scale), (config.width,)).astype(y.dtype)
+                scale = self.param(name, nn.initializers.constant(config.layer_scale), (config.width,))
+                y = y * scale.astype(y.dtype)[None, None]
             if train and config.dropout:
                 y = drop_units(y, self.make_rng("dropout"), config.dropout)
             return y if depth_rate is None else drop_rows(y, self.make_rng("dropout"), depth_rate)
