@@ -25,6 +25,7 @@ from vit_jax.mae import (
     targets,
     visible_patches,
 )
+from vit_jax.presets import PRESETS
 
 CONFIG = VitConfig(
     width=24,
@@ -108,6 +109,13 @@ def test_pictures_show_what_was_seen(params, normalised):
         predicted: Any = model.apply({"params": params}, images(), order)
         error, _ = reconstruction_loss(predicted, wanted, order, visible_patches(CONFIG, MAE), jnp.ones(ROWS))
         np.testing.assert_allclose(((shown["filled in"] - images()) ** 2).sum() / 48, error, rtol=1e-5)
+
+
+def test_the_size_is_the_published_one():
+    """Of https://github.com/facebookresearch/mae, mae_vit_base_patch16, whose fixed positions are parameters too."""
+    preset = PRESETS["vit-b16-mae"]
+    shapes = jax.eval_shape(initial_mae_params(MaskedAutoencoder(preset.model, preset.mae)), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) + 197 * (768 + 512) == 111_907_840
 
 
 def test_operations_are_those_of_the_jaxpr():
