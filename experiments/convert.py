@@ -60,14 +60,14 @@ def main(arguments: list[str]) -> int:
     # Flags take a value everywhere in this house; this one may go without.
     arguments = ["--verify=True" if argument == "--verify" else argument for argument in arguments]
     flags = parse_flags(Conversion, arguments, "Converts a BERT or ViT to and from the files of other programs.")
-    is_run = ":" not in flags.source
-    if is_of_images(flags.source) if is_run else foreign_weights.is_foreign(flags.source):
-        sizes = {"heads": flags.heads, "image_size": flags.image_size}
-        return vit_conversion.convert(flags.source, flags.target, verifies=flags.verify, **sizes)
     require(
         not flags.target.startswith("tf:"),
         f"{flags.target}: original checkpoints are read, not written; type hf:DIR or a work folder",
     )
+    is_run = ":" not in flags.source
+    if is_of_images(flags.source) if is_run else foreign_weights.is_foreign(flags.source):
+        sizes = {"heads": flags.heads, "image_size": flags.image_size}
+        return vit_conversion.convert(flags.source, flags.target, verifies=flags.verify, **sizes)
     path = pathlib.Path(flags.target.removeprefix("hf:")).expanduser()
     check_free(path)
     if flags.verify:

@@ -79,6 +79,7 @@ def test_the_average_is_what_is_kept_and_scored(workdir):
     assert trained.config.training.ema_decay == 0.9
 
 
+@pytest.mark.slow
 def test_in_two_parts_it_is_the_same_run(workdir, tmp_path, capsys):
     folder = tmp_path / "run"
     assert pretrain.main(flags(folder, **CHANGES | {"steps": 16})) == 0

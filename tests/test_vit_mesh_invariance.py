@@ -26,7 +26,7 @@ def trajectory(mesh, accumulation=1, scan_layers=False, stochastic_depth=0.0, su
 @pytest.mark.parametrize(
     ("mesh", "accumulation", "scan_layers"),
     [
-        ("data:2,tensor:2,fsdp:2", 1, False),
+        pytest.param("data:2,tensor:2,fsdp:2", 1, False, marks=pytest.mark.slow),
         ("data:8", 4, False),
         pytest.param("data:1", 4, False, marks=pytest.mark.slow),
         pytest.param("data:2,fsdp:4", 1, True, marks=pytest.mark.slow),

@@ -115,7 +115,7 @@ def test_an_image_that_counts_for_nothing_is_not_mixed_in():
 
 def test_accuracy_of_mixed_images_is_that_of_the_larger_share():
     vit, params, batch = model(), random_params(), host_batch(0)
-    loss = jax.jit(supervised_loss(vit, PLAIN, train=True))
+    loss = jax.jit(supervised_loss(vit, PLAIN, train=True), compiler_options=QUICK)
     alone = loss(params, batch, jax.random.key(0))[1]["accuracy"]
     rows = len(batch["labels"])
     swapped = batch | {"labels": np.roll(batch["labels"], 1), "other_labels": batch["labels"]}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -60,12 +61,14 @@ def host_batch(step: int, rows: int = ROWS) -> dict:
 
 
 def random_params(**changes):
-    """Parameters of `model(**changes)`, none of them 0, as they are after training."""
-    params = jax.jit(initial_params(model(**changes)))(jax.random.key(0))
-    leaves, shape = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = (0.1 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True))
-    return jax.tree.unflatten(shape, [leaf + other for leaf, other in zip(leaves, noise, strict=True)])
+    """Parameters of `model(**changes)`, none of them 0 and scales near 1, as they are after training."""
+    random, shapes = np.random.default_rng(0), jax.eval_shape(initial_params(model(**changes)), jax.random.key(0))
+
+    def draw(path, leaf):
+        values = random.normal(path[-1].key == "scale", 0.2, leaf.shape)
+        return jnp.asarray(values, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 @dataclasses.dataclass(frozen=True)

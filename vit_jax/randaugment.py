@@ -86,12 +86,18 @@ def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation
     return lambda image, strength, random: kind(image).enhance(0.1 + 1.8 * strength)
 
 
+def _with_bits(image, bits):
+    """Keeps the upper bits of each value; Pillow's own function refuses to keep none, which is what the source does."""
+    kept = 256 - 2 ** (8 - bits)
+    return image.point([value & kept for value in range(256)] * len(image.getbands()))
+
+
 OPERATIONS: dict[str, Operation] = {
     "auto_contrast": lambda image, strength, random: ImageOps.autocontrast(image),
     "equalize": lambda image, strength, random: ImageOps.equalize(image),
     "invert": lambda image, strength, random: ImageOps.invert(image),
     "rotate": _rotate,
-    "posterize": lambda image, strength, random: ImageOps.posterize(image, int(4 * strength)),
+    "posterize": lambda image, strength, random: _with_bits(image, int(4 * strength)),
     "solarize": lambda image, strength, random: ImageOps.solarize(image, int(256 * strength)),
     "color": _enhanced(ImageEnhance.Color),
     "contrast": _enhanced(ImageEnhance.Contrast),
