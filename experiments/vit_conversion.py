@@ -13,9 +13,10 @@ from experiments import vit_verification
 from experiments.console import print_table, say
 from experiments.verification import DIFFERENT, LARGEST, import_peer
 from vit_jax.foreign_weights import UNSAID, read_foreign, split_place
+from vit_jax.images_config import NORMALIZATIONS
 from vit_jax.numpy_weights import write_npz
 from vit_jax.peer_config import KIND, family_of
-from vit_jax.starting_weights import NORMALIZATIONS, open_start
+from vit_jax.starting_weights import open_start
 from vit_jax.timm_weights import write_timm
 from vit_jax.weights import PretrainedVit, write_hf
 
@@ -56,9 +57,8 @@ def read(source: str, heads: int, image_size: str) -> PretrainedVit:
     if split_place(source)[0]:
         return read_foreign(source, heads, image_size)
     start = open_start(source, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
-    [colours] = [colours for colours, name in NORMALIZATIONS.items() if name == start.normalization]
     labels = list(start.classes) if start.classes else None
-    return PretrainedVit(start.config, jax.device_get(start.params), labels, *colours)
+    return PretrainedVit(start.config, jax.device_get(start.params), labels, *NORMALIZATIONS[start.normalization])
 
 
 def verify(source: str, target: str, model: PretrainedVit) -> int:

@@ -14,7 +14,7 @@ from core_jax.config import OptimizerConfig
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import tree_shardings, with_shardings
 from core_jax.train import State, abstract_state, compile_step, create_state, make_step
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 
 IDENTITY = {"vocabulary": "a hash"}
 OPTIMIZER = make_optimizer(OptimizerConfig(warmup_steps=1), 100)

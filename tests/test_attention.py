@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core_jax.attention import Implementation, attend
-from tests.tiny_bert import QUICK
+from tests.tiny_training import QUICK
 
 BATCH, HEADS, WIDTH = 2, 3, 5
 CASES = {  # queries, keys, segments, causal

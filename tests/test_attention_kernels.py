@@ -10,7 +10,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from core_jax.attention import Implementation, attend, attend_joint, choose
 from core_jax.sharding import MESH_AXES
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 
 SHAPES = {  # rows, positions, heads, width of a head: full lanes and not, groups of heads that fill 128 lanes and not
     "ViT": (2, 197, 3, 64),

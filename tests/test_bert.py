@@ -15,7 +15,8 @@ from bert_jax.config import PRESETS
 from bert_jax.model import Bert, BertForPretraining
 from bert_jax.tasks import initial_params, make_scoring, pretraining_loss, unigram_scores
 from core_jax.transformer import Stack
-from tests.tiny_bert import CONFIG, LENGTH, QUICK, fresh_state, host_batch, model
+from tests.tiny_bert import CONFIG, LENGTH, fresh_state, host_batch, model
+from tests.tiny_training import QUICK
 
 KEY = jax.random.key(0)
 quick_jit = functools.partial(jax.jit, compiler_options=QUICK)

@@ -14,7 +14,7 @@ from core_jax.checkpoints import restore_params, saved_steps
 from core_jax.errors import UserError
 from core_jax.sharding import tree_shardings
 from tests.checkpoint_folder import IDENTITY, abstract_on, assert_same_bits, contents, train, two_checkpoints
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 
 # When a read fails, Orbax abandons its other reads: their coroutines complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -18,7 +18,7 @@ from tests.checkpoint_folder import (
     train,
     two_checkpoints,
 )
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 
 
 @pytest.fixture

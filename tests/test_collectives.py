@@ -19,7 +19,7 @@ from core_jax.sharding import batch_sharding, parse_mesh, partition_spec, path_n
 from core_jax.topologies import describe_devices, parse_topology
 from core_jax.traffic import Exchange, list_exchanges
 from core_jax.train import abstract_state
-from tests.tiny_bert import QUICK
+from tests.tiny_training import QUICK
 
 # A shape says what it is: 7 divides the number of rows of the batch on every device, and no other size.
 BATCH, LENGTH, SEVEN = 56, 29, 7

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from core_jax.dropout import drop_units, drop_weights, is_kept, part_seed
 from core_jax.sharding import BATCH_AXES, constrain
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 
 RATE = 0.1
 ERROR = np.sqrt(RATE * (1 - RATE))  # standard deviation of one draw

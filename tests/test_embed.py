@@ -14,7 +14,7 @@ from core_jax.errors import UserError
 from core_jax.sharding import tree_shardings
 from experiments import embed
 from tests.labelled_words import CONFIG, LENGTH, WORDS, model, tokenizer
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 from tests.tiny_tuning import write_start
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from core_jax.sharding import parse_mesh, tree_shardings
-from tests.tiny_bert import MESHES, mesh_of
+from tests.tiny_training import MESHES, mesh_of
 from vit_jax.config import VitConfig
 from vit_jax.features import extract_features, linear_probe, make_extractor, nearest_neighbours
 from vit_jax.model import Vit

@@ -6,7 +6,7 @@ import pytest
 from core_jax.checkpoints import fingerprint
 from core_jax.sharding import tree_shardings
 from tests.checkpoint_folder import fresh
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 
 
 def test_fingerprint_does_not_depend_on_sharding():

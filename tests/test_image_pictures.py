@@ -8,8 +8,8 @@ from core_jax.data import Order
 from tests.smooth_images import smooth_image
 from vit_jax.image_pictures import GAP, LETTERS, grid_picture, samples_picture, shown
 from vit_jax.image_sets import open_image_set
-from vit_jax.image_transforms import NORMALIZATIONS, View, normalised
-from vit_jax.images_config import ImagesConfig
+from vit_jax.image_transforms import View, normalised
+from vit_jax.images_config import NORMALIZATIONS, ImagesConfig
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)

@@ -19,7 +19,7 @@ from bert_jax.labelled_rows import (
 from bert_jax.labelling import initial_label_params, labelling_loss
 from core_jax.data import Order
 from tests.labelled_words import HEADS, LENGTH, examples, model
-from tests.tiny_bert import MESHES, QUICK, mesh_of
+from tests.tiny_training import MESHES, QUICK, mesh_of
 
 
 def alone(data: LabelledTexts, drawn: np.ndarray) -> dict:

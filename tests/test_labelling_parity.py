@@ -20,7 +20,7 @@ from core_jax.peer_names import from_peer
 from core_jax.sharding import by_path, path_name
 from core_jax.train import State, make_step
 from tests.labelled_words import CLASSES, HEADS, LENGTH, TAGS, examples, model, tokenizer
-from tests.tiny_bert import QUICK
+from tests.tiny_training import QUICK
 
 ARCHITECTURES = {
     "classification": ("BertForSequenceClassification", CLASSES),

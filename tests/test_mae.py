@@ -12,7 +12,7 @@ import pytest
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
 from core_jax.sharding import by_path, nested, parse_mesh
-from tests.tiny_bert import QUICK
+from tests.tiny_training import QUICK
 from vit_jax.config import MaeConfig, VitConfig
 from vit_jax.mae import (
     MaskedAutoencoder,

@@ -12,7 +12,8 @@ from bert_jax.model import BertForPretraining
 from bert_jax.tasks import pretraining_loss
 from core_jax.attention import attend, choose
 from core_jax.matmul import add_bias, matmul
-from tests.tiny_bert import CONFIG, fresh_state, host_batch, mesh_of
+from tests.tiny_bert import CONFIG, fresh_state, host_batch
+from tests.tiny_training import mesh_of
 
 BF16 = jnp.bfloat16
 ROUNDING = 2.0**-8  # half a unit in the last place of bfloat16, relative to the largest term

@@ -9,7 +9,8 @@ import pytest
 from bert_jax.tasks import pretraining_loss
 from core_jax.transformer import unstack_layers
 from tests.same_training import assert_same
-from tests.tiny_bert import MESHES, change_layers, fresh_state, host_batch, model, run, set_up
+from tests.tiny_bert import change_layers, fresh_state, host_batch, model, run, set_up
+from tests.tiny_training import MESHES
 
 STEPS = 4
 UNROLLED = [(mesh, accumulation, False) for mesh in MESHES for accumulation in (1, 4)]

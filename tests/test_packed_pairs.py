@@ -22,7 +22,8 @@ from core_jax.sharding import global_batch, tree_shardings
 from core_jax.train import RATES, State, make_step
 from core_jax.transformer import Stack, stack_layers, unstack_layers
 from tests.numbered_text import numbered_corpus, numbered_documents
-from tests.tiny_bert import QUICK, change_layers, mesh_of, model
+from tests.tiny_bert import change_layers, model
+from tests.tiny_training import QUICK, mesh_of
 
 T = 64
 KEY = jax.random.key(0)

@@ -22,7 +22,8 @@ from tests.peer_reference import (
     random_params,
     read_reference,
 )
-from tests.tiny_bert import QUICK, change_layers
+from tests.tiny_bert import change_layers
+from tests.tiny_training import QUICK
 
 RELATIVE = 1e-5
 # For what is 0 but for the rounding of terms that cancel, such as the gradient of the keys' biases. The terms are of

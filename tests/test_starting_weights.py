@@ -16,7 +16,7 @@ from core_jax.sharding import path_name, tree_shardings
 from core_jax.transformer import stack_layers
 from tests.peer_reference import random_params
 from tests.test_weights import CONFIG, TOKENIZER, assert_same, write
-from tests.tiny_bert import mesh_of
+from tests.tiny_training import mesh_of
 
 
 @pytest.mark.parametrize("mesh_text", ["data:1", "data:2,fsdp:2,tensor:2"])

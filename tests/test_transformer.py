@@ -14,7 +14,8 @@ from flax import nnx
 from core_jax.config import TransformerConfig
 from core_jax.sharding import by_path
 from core_jax.transformer import Stack, stack_layers, unstack_layers
-from tests.tiny_bert import QUICK, host_batch, model
+from tests.tiny_bert import host_batch, model
+from tests.tiny_training import QUICK
 
 CONFIG = TransformerConfig(
     width=12,

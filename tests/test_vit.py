@@ -13,7 +13,7 @@ from core_jax.dropout import drop_rows
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
 from core_jax.transformer import stack_layers
-from tests.tiny_bert import QUICK, mesh_of
+from tests.tiny_training import QUICK, mesh_of
 from tests.tiny_vit import CLASSES, CONFIG, PLAIN, change_layers, host_batch, model, random_params
 from vit_jax.attention_rollout import attention_rollout, layer_weights
 from vit_jax.model import VitForClassification

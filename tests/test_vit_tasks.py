@@ -10,7 +10,7 @@ import pytest
 
 from core_jax.errors import UserError
 from core_jax.metrics import accuracy, top_accuracy
-from tests.tiny_bert import QUICK
+from tests.tiny_training import QUICK
 from tests.tiny_vit import CLASSES, PLAIN, host_batch, model, random_params
 from vit_jax.mixing import make_mixing
 from vit_jax.supervision import SupervisionConfig

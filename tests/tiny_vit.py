@@ -4,19 +4,15 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from core_jax.config import OptimizerConfig
 from core_jax.optimizers import make_optimizer
-from core_jax.sharding import global_batch, tree_shardings
-from core_jax.train import State, compile_step, create_state, make_step
+from core_jax.train import State, create_state, make_step
 from core_jax.transformer import stack_layers
-from tests.tiny_bert import QUICK, mesh_of
+from tests.tiny_training import OPTIMIZER, STEPS, Setup, compiled, mesh_of, take_steps
 from vit_jax.config import VitConfig
 from vit_jax.mixing import make_mixing
 from vit_jax.model import VitForClassification
@@ -26,10 +22,8 @@ from vit_jax.tasks import initial_params, supervised_loss
 CONFIG = VitConfig(
     width=16, depth=2, heads=4, mlp_width=32, image_size="4x6", channels=1, patch_size=2, dtype="float32"
 )
-CLASSES, ROWS, STEPS = 7, 32, 20
+CLASSES, ROWS = 7, 32
 PLAIN = SupervisionConfig()
-# The epsilon is large, or Adam would turn the rounding errors of gradients near 0 into whole steps.
-OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=1, epsilon=1e-2)
 FLAGS = {
     "mesh": "data:1",
     "width": 16,
@@ -71,15 +65,6 @@ def random_params(**changes):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """All that is needed to train on one mesh."""
-
-    mesh: Mesh
-    state: State
-    step: Callable[[State, dict], tuple[State, dict]]
-
-
 @functools.cache
 def fresh_state(scan_layers: bool = False) -> State:
     """The state before the first step, on one device; scanned or not, the model is the same."""
@@ -106,25 +91,14 @@ def set_up(
 ) -> Setup:
     """A ViT with `fresh_state` on a mesh, and its compiled step."""
     vit = model(scan_layers=scan_layers, stochastic_depth=stochastic_depth)
-    mesh, state = mesh_of(mesh_text), fresh_state(scan_layers)
-    shardings = tree_shardings(state, mesh)
-    state = jax.device_put(jax.tree.map(lambda leaf: leaf.copy(), state), shardings)  # the step may take the copy
     loss, mixing = supervised_loss(vit, supervision, train=True), make_mixing(supervision.mixup, supervision.cutmix)
     step = make_step(loss, make_optimizer(OPTIMIZER, STEPS), accumulation, mixing)
-    with jax.set_mesh(mesh):
-        jitted: Any = compile_step(step, shardings)
-        compiled = jitted.lower(state, global_batch(host_batch(0), mesh))
-    return Setup(mesh, state, compiled.compile(compiler_options=QUICK))
+    return compiled(mesh_text, fresh_state(scan_layers), step, host_batch)
 
 
 def run(setup: Setup, steps: int) -> tuple[State, list[dict]]:
     """Takes the first steps; gives the state and each step's metrics on the host."""
-    state, seen = setup.state, []
-    with jax.set_mesh(setup.mesh):
-        for number in range(steps):
-            state, metrics = setup.step(state, global_batch(host_batch(number), setup.mesh))
-            seen.append(jax.device_get(metrics))
-    return state, seen
+    return take_steps(setup, steps, host_batch)
 
 
 def flags(workdir: pathlib.Path, **changes: object) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from core_jax.losses import cross_entropy
 from core_jax.sharding import by_path, nested
 from core_jax.transformer import stack_layers, unstack_layers
-from tests.tiny_bert import QUICK
+from tests.tiny_training import QUICK
 from vit_jax.config import VitConfig
 from vit_jax.model import Vit, VitForClassification
 from vit_jax.peer_names import current_hf_name, hf_table

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core_jax.atomic_files import write_atomically
 from core_jax.data import Examples, Order
-from vit_jax.image_transforms import NORMALIZATIONS
+from vit_jax.images_config import NORMALIZATIONS, Normalization
 
 COLUMNS = 8
 SMALLEST_SIDE = 112  # pixels: smaller images are shown larger, pixel by pixel
@@ -27,7 +27,7 @@ def samples_picture(
     examples: Examples,
     classes: Sequence[str],
     *,
-    normalization: str,
+    normalization: Normalization,
     seed: int,
     count: int = 4 * COLUMNS,
 ) -> None:
@@ -50,7 +50,7 @@ def samples_picture(
     grid_picture(path, shown([example["images"] for example in found], normalization), names)
 
 
-def shown(images: Sequence[Float[np.ndarray, "H W C"]], normalization: str) -> UInt8[np.ndarray, "N H W C"]:
+def shown(images: Sequence[Float[np.ndarray, "H W C"]], normalization: Normalization) -> UInt8[np.ndarray, "N H W C"]:
     """Takes normalisation back: colours from 0 to 255.
 
     Args:

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from vit_jax.image_files import OpenedImage
-from vit_jax.images_config import ImagesConfig
+from vit_jax.images_config import NORMALIZATIONS, ImagesConfig, Normalization
 from vit_jax.randaugment import randaugment
 
 RESAMPLING = {  # with antialiasing, all but the first
@@ -21,11 +21,6 @@ RESAMPLING = {  # with antialiasing, all but the first
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
-}
-# Mean and deviation of each channel, as shares of white.
-NORMALIZATIONS = {
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 LARGEST_RATIO = 4 / 3  # of the sides of a random part
 SLENDER = 16  # sides' ratio up to which a picture is resized whole before its middle is cut out
@@ -173,7 +168,7 @@ def cut(opened: OpenedImage, box: Box, view: View, resampling: Image.Resampling)
     return image.crop(outer).resize((view.width, view.height), resampling, inner)
 
 
-def normalised(image: Image.Image, normalization: str, view: View) -> Float32[np.ndarray, "H W C"]:
+def normalised(image: Image.Image, normalization: Normalization, view: View) -> Float32[np.ndarray, "H W C"]:
     """Values less their mean, divided by their deviation.
 
     Args:
@@ -189,7 +184,7 @@ def normalised(image: Image.Image, normalization: str, view: View) -> Float32[np
 
 
 @functools.cache
-def _row(normalization: str, view: View) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
+def _row(normalization: Normalization, view: View) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
     """Factor and summand of each value of a row: NumPy is slow over a last axis that is as short as channels are."""
     mean, deviation = (np.array(values[: view.channels]) for values in NORMALIZATIONS[normalization])
     factors, summands = (np.tile(values, view.width) for values in (1 / (255 * deviation), -mean / deviation))

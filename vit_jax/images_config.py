@@ -7,6 +7,13 @@ from typing import Literal
 from core_jax.config import require
 
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+Normalization = Literal["half", "imagenet"]
+Colours = tuple[float, ...]  # of each channel, where black is 0 and white 1
+# Mean and deviation of each channel.
+NORMALIZATIONS: dict[Normalization, tuple[Colours, Colours]] = {
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,7 @@ class ImagesConfig:
     # what becomes of files that cannot be read: the run ends, or they count for nothing and are listed
     bad_images: Literal["fail", "skip"] = "fail"
     # mean and deviation taken off the colours: one half each (from -1 to 1), or those of ImageNet
-    normalization: Literal["half", "imagenet"] = "half"
+    normalization: Normalization = "half"
     # what is cut out of an image to train on: all of it, whatever its shape, or a random part of random shape, which
     # Szegedy et al. 2014 trained Inception on
     crop: Literal["whole", "inception"] = "whole"

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,18 +13,18 @@ from jaxtyping import PyTree
 from core_jax.checkpoints import check_saved
 from core_jax.config import require
 from core_jax.errors import UserError
-from core_jax.sharding import by_path, parse_mesh, path_name, tree_shardings
+from core_jax.sharding import by_path, path_name, tree_shardings
 from core_jax.trained import trained_params
 from core_jax.transformer import stack_layers, unstack_layers
 from core_jax.workdir import read_config
 from vit_jax.config import VitConfig
 from vit_jax.foreign_weights import read_foreign, split_place
+from vit_jax.images_config import NORMALIZATIONS, Normalization
 from vit_jax.mae import MAE_IDENTITY, MaskedAutoencoder, initial_mae_params
 from vit_jax.model import VitForClassification
 from vit_jax.position_tables import resize_model
 from vit_jax.presets import VitPretraining
 from vit_jax.pretraining import open_trained
-from vit_jax.weights import HALVES, IMAGENET
 
 # Of a checkpoint; the other fields of a model say how it is trained and computed, and how large its images are.
 ARCHITECTURE = (
@@ -32,7 +32,6 @@ ARCHITECTURE = (
     *("channels", "patch_size", "positions", "class_token", "registers", "pooling"),
 )
 HEADS = ("representation", "classifier")  # parts that may be drawn fresh, or left out
-NORMALIZATIONS: dict[Any, Literal["half", "imagenet"]] = {(HALVES, HALVES): "half", IMAGENET: "imagenet"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Start:
     config: VitConfig
     params: PyTree
     classes: tuple[str, ...] | None
-    normalization: Literal["half", "imagenet"]
+    normalization: Normalization
 
 
 def open_start(init: str, mesh: Mesh, report: Callable[[str], None]) -> Start:
@@ -58,14 +57,21 @@ def open_start(init: str, mesh: Mesh, report: Callable[[str], None]) -> Start:
     Raises:
       UserError: it is not there, damaged, or no ViT.
     """
-    if not split_place(init)[0]:
-        config = read_config(init, VitPretraining)
-        if config.objective == "mae":
-            return _open_encoder(init, config, mesh, report)
-        run = open_trained(init, mesh, report)
-        return Start(run.model.config, run.params, run.classes, run.config.images.normalization)
+    if split_place(init)[0]:
+        return _open_foreign(init)
+    config = read_config(init, VitPretraining)
+    if config.objective == "mae":
+        return _open_encoder(init, config, mesh, report)
+    run = open_trained(init, mesh, report)
+    return Start(run.model.config, run.params, run.classes, run.config.images.normalization)
+
+
+def _open_foreign(init: str) -> Start:
+    """A ViT of another program, on the host."""
     found = read_foreign(init)
-    normalization = NORMALIZATIONS.get((found.mean, found.deviation))
+    colours = found.mean, found.deviation
+    known: dict[Any, Normalization] = {theirs: name for name, theirs in NORMALIZATIONS.items()}
+    normalization = known.get(colours)
     if normalization is None:
         raise UserError(
             f"{init} was trained on images less {found.mean}, by {found.deviation}: only those less one half, and "
@@ -82,11 +88,10 @@ def _open_encoder(init: str, config: VitPretraining, mesh: Mesh, report: Callabl
     return Start(config.model, {"vit": params["vit"]}, None, config.images.normalization)
 
 
-def architecture_of(init: str) -> tuple[VitConfig, Literal["half", "imagenet"]]:
+def architecture_of(init: str) -> tuple[VitConfig, Normalization]:
     """The model that --init names, and how its images are normalised."""
     if split_place(init)[0]:
-        mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
-        start = open_start(init, mesh, lambda message: None)
+        start = _open_foreign(init)
         return start.config, start.normalization
     config = _read_config(init)
     return config.model, config.images.normalization

@@ -21,14 +21,13 @@ from core_jax.safetensors_files import Tensors, read_tensors, write_tensors
 from core_jax.sharding import by_path, nested
 from core_jax.transformer import unstack_layers
 from vit_jax.config import VitConfig
+from vit_jax.images_config import NORMALIZATIONS, Colours
 from vit_jax.model import VitForClassification
 from vit_jax.peer_config import KIND, family_of, from_peer_config, to_peer_config
 from vit_jax.peer_names import current_hf_name, hf_table
 
 PREPROCESSOR = "preprocessor_config.json"
-Colours = tuple[float, ...]  # of each channel, where black is 0 and white 1
-HALVES: Colours = (0.5, 0.5, 0.5)
-IMAGENET: tuple[Colours, Colours] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation
+HALVES, IMAGENET = NORMALIZATIONS["half"][0], NORMALIZATIONS["imagenet"]
 
 
 @dataclasses.dataclass(frozen=True)

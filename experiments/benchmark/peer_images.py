@@ -12,8 +12,8 @@ from jaxtyping import Float32
 from PIL import Image
 
 from core_jax.draws import generator
-from vit_jax.image_transforms import NORMALIZATIONS, RESAMPLING, inception_box
-from vit_jax.images_config import ImagesConfig
+from vit_jax.image_transforms import RESAMPLING, inception_box
+from vit_jax.images_config import NORMALIZATIONS, ImagesConfig
 
 
 class PlainImages:
