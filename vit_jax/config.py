@@ -37,9 +37,8 @@ class VitConfig(TransformerConfig):
     # a ResNet whose feature map the patches are cut from (hybrid ViT): units of each of its stages, such as 3,4,9, or
     # root: its first convolution and pooling alone; empty: there is none, patches are cut from the image
     stem: str = ""
-    stem_width: int = (
-        STEM_WIDTH  # channels behind the stem's first convolution; its stages have 4, 8, 16, ... times as many
-    )
+    # channels behind the stem's first convolution; behind its stages there are 4, 8, 16, ... times as many
+    stem_width: int = STEM_WIDTH
     # whose small numbers keep the stem from dividing by zero: those of google-research, or of timm
     stem_epsilons: Literal["google", "timm"] = "google"
     positions: Literal["learned", "sincos"] = "learned"  # of the patches: a table, or fixed waves

@@ -1,0 +1,82 @@
+"""Hybrid ViTs: their files there and back, sizes, arithmetic, and what is refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax.errors import UserError
+from core_jax.flops import count_flops
+from core_jax.optimizers import scale_by_layer
+from core_jax.sharding import by_path
+from tests.test_weights import assert_same
+from tests.vit_peers import random_vit
+from vit_jax.config import VitConfig
+from vit_jax.model_flops import stem_flops
+from vit_jax.numpy_weights import read_npz, write_npz
+from vit_jax.presets import PRESETS
+from vit_jax.resnet import ResNet, stem_of
+from vit_jax.timm_weights import read_timm, write_timm
+from vit_jax.weights import write_hf
+
+CONFIG = VitConfig(
+    width=12, depth=1, heads=3, mlp_width=20, image_size="32", patch_size=1, stem="2,1", stem_width=32, dtype="float32"
+)
+
+
+@pytest.mark.parametrize("changes", [{}, {"stem": "root", "patch_size": 2}])
+def test_there_and_back_is_the_identity(tmp_path, changes):
+    model = random_vit(dataclasses.replace(CONFIG, **changes), 5)
+    write_npz(tmp_path / "a.npz", model)
+    with np.load(tmp_path / "a.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    assert ("block1/unit2/conv3/kernel" in arrays) == (changes == {})
+    older = {name: value.reshape(1, 1, 1, -1) if "gn" in name else value for name, value in arrays.items()}
+    np.savez(tmp_path / "older.npz", **{f"opt/target/{name}": value for name, value in older.items()})
+    write_timm(tmp_path / "a.safetensors", model)
+    for found in (read_npz(tmp_path / "a.npz"), read_npz(tmp_path / "older.npz")):
+        assert dataclasses.replace(found.config, dtype="float32") == model.config
+        assert_same(found.params, model.params)
+    found = read_timm(tmp_path / "a.safetensors", 3)
+    assert (found.config.stem, found.config.stem_epsilons) == (model.config.stem, "timm")
+    assert_same(found.params, model.params)
+    with pytest.raises(UserError, match="write npz:FILE or timm:FILE"):
+        write_hf(tmp_path / "hf", model)
+
+
+def test_maps_round_sizes_up_and_operations_are_counted():
+    config = dataclasses.replace(CONFIG, image_size="33x50")
+    stem, images = stem_of(config), jax.ShapeDtypeStruct((1, 33, 50, 3), jnp.float32)
+    params = jax.eval_shape(stem.init, jax.random.key(0), images)
+    maps = jax.eval_shape(lambda params, images: stem.apply(params, images, method=ResNet.feature_maps), params, images)
+    assert [x.shape[1:] for x in maps] == [(9, 13, 32), (9, 13, 128), (5, 7, 256)]
+    assert config.grid == (5, 7)
+    assert sum(stem_flops(config)) == count_flops(stem.apply, params, images)
+
+
+def test_the_stem_is_the_lowest_layer():
+    params = random_vit(CONFIG, 5).params
+    ones = jax.tree.map(jnp.ones_like, params)
+    found = by_path(scale_by_layer(0.5).update(ones, scale_by_layer(0.5).init(params))[0])
+    assert {float(leaf.max()) for path, leaf in found.items() if "/stem/" in path} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stem": "3,x"}, "--stem=3,x: expected units"),
+        ({"stem_width": 40}, "expected a multiple of 32"),
+        ({"stem": "root", "patch_size": 8, "image_size": "200"}, "use 192 or 224"),
+    ],
+)
+def test_impossible_stems(changes, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_a_masked_autoencoder_has_no_stem():
+    config = PRESETS["vit-b16-mae"]
+    with pytest.raises(UserError, match="before any can be hidden"):
+        dataclasses.replace(config, model=dataclasses.replace(config.model, stem="3,4,9", patch_size=1))
