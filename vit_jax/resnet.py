@@ -1,7 +1,7 @@
 """ResNet with weight standardisation and group normalisation: what a hybrid ViT cuts patches from; of use alone, too.
 
-Axes: B batch, H x W pixels, h x w places of a feature map, C channels, I channels that a convolution reads, O that it
-gives.
+Axes: B batch, H x W pixels, h x w and p x q places of feature maps, C channels, I channels that a convolution reads, O
+that it gives.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from core_jax.transformer import compute_dtype
 from vit_jax.config import STEM_GROUPS, VitConfig
 
 Map = Float[Array, "B h w C"]
+NewMap = Float[Array, "B p q O"]  # of other sizes
 Epsilons = Literal["google", "timm"]
 WIDENING = 4  # channels of a unit's output for each of its convolution in the middle
 NORM_EPSILON = {"google": 1e-6, "timm": 1e-5}
@@ -54,7 +55,7 @@ class StandardizedConv(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Map) -> Map:
+    def __call__(self, x: Map) -> NewMap:
         """Computed in `dtype`; the kernel is kept and standardised in float32."""
         shape = (self.size, self.size, x.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
@@ -77,7 +78,7 @@ class Bottleneck(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Map) -> Map:
+    def __call__(self, x: Map) -> NewMap:
         """One unit; the map is `stride` times as small afterwards."""
 
         def conv(y, name, channels, size=1, stride=1):
@@ -108,7 +109,7 @@ class ResNet(nn.Module):
     remat: Literal["none", "dots", "full"] = "none"
 
     @nn.compact
-    def feature_maps(self, images: Float[Array, "B H W C"]) -> list[Map]:
+    def feature_maps(self, images: Float[Array, "B H W C"]) -> list[Array]:
         """The map behind the pooling, and that of each stage.
 
         Args:
@@ -131,7 +132,7 @@ class ResNet(nn.Module):
             maps.append(x)
         return maps
 
-    def __call__(self, images: Float[Array, "B H W C"]) -> Map:
+    def __call__(self, images: Float[Array, "B H W C"]) -> NewMap:
         """The last of `feature_maps`."""
         return self.feature_maps(images)[-1]
 
