@@ -64,6 +64,9 @@ class BertPretraining:
     # start from the parameters and vocabulary of a finished run (its work folder), of a BERT that transformers saved
     # (hf:DIR) or of an original one (tf:PREFIX); the sizes are then those of the latter two
     init: str = ""
+    # of the loss of next sentence prediction in the sum; 0 leaves it out, as RoBERTa does (Liu et al. 2019), and where
+    # the sentences of a text have no order
+    next_sentence_weight: float = 1.0
     # train nothing: hold the run in --workdir, finished or under way, against the known course of the default run
     check_curve: bool = dataclasses.field(default=False, metadata=ELASTIC)
     model: BertConfig
@@ -72,6 +75,8 @@ class BertPretraining:
     training: TrainingConfig
 
     def __post_init__(self):
+        weight = self.next_sentence_weight
+        require(weight >= 0, f"--next_sentence_weight={weight}: expected 0 or more")
         length, positions = self.text.sequence_length, self.model.maximum_positions
         require(
             length <= positions,

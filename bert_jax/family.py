@@ -108,7 +108,8 @@ class BertFamily:
         state: State,
     ) -> Callable[..., tuple[State, Metrics]]:
         """The jitted step."""
-        return tasks.training_step(model, optimizer, state, config.training.accumulation_steps)
+        steps, weight = config.training.accumulation_steps, config.next_sentence_weight
+        return tasks.training_step(model, optimizer, state, steps, weight)
 
     def model_flops(self, model: BertForPretraining, batch: PyTree) -> float:
         """Those of rows that are full of one segment each: shapes know of no text."""

@@ -258,7 +258,8 @@ def grafted(fresh: PyTree, source: PyTree, mesh: Mesh) -> tuple[PyTree, list[str
     """
     bert = {name: source["bert"].get(name, value) for name, value in fresh["bert"].items()}
     missing = [name for name in fresh["bert"] if name not in source["bert"]]
-    placed = jax.device_put(bert, tree_shardings({"bert": bert}, mesh)["bert"])
+    # Copied: a step deletes the state that it is given, and other runs begin with the same parameters.
+    placed = jax.device_put(bert, tree_shardings({"bert": bert}, mesh)["bert"], may_alias=False)
     return fresh | {"bert": placed}, missing + [name for name in fresh if name != "bert"]
 
 

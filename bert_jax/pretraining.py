@@ -253,6 +253,6 @@ def make_evaluation(
                 metrics.append(score(params, batch))
         values = means(jax.device_get(metrics))
         values = {name: value for name, value in values.items() if name not in RATES}
-        return {"loss": values["mlm_loss"] + values["nsp_loss"]} | values
+        return {"loss": values["mlm_loss"] + config.next_sentence_weight * values["nsp_loss"]} | values
 
     return evaluate

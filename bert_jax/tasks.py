@@ -29,15 +29,16 @@ def initial_params(model: BertForPretraining) -> Callable[[Key[Array, ""]], PyTr
     return init
 
 
-def pretraining_loss(model: BertForPretraining, *, train: bool) -> Loss:
+def pretraining_loss(model: BertForPretraining, *, train: bool, next_sentence_weight: float = 1.0) -> Loss:
     """Masked language modelling plus next sentence prediction, as one task.
 
     Args:
       model: whose parameters are trained.
       train: whether dropout is on.
+      next_sentence_weight: of the second task in the sum.
     Returns:
-      loss(params, batch, key); the scalar is the mean over all predicted tokens plus the mean over all pairs. A
-      batch is of `PretrainingExamples` or of `PackedPairs`.
+      loss(params, batch, key); the scalar is the mean over all predicted tokens plus the weighted mean over all pairs;
+      the metrics have both unweighted. A batch is of `PretrainingExamples` or of `PackedPairs`.
     Source: Devlin et al. 2018, appendix A.2.
     """
 
@@ -61,13 +62,18 @@ def pretraining_loss(model: BertForPretraining, *, train: bool) -> Loss:
             "useful_positions": (useful, jnp.float32(batch["segments"].size)),
             "useful_flops": useful_flops(model.config, batch),
         }
-        return objective(terms, batch.get("totals")), metrics
+        nsp_sum, pairs = terms["nsp"]
+        return objective(terms | {"nsp": (next_sentence_weight * nsp_sum, pairs)}, batch.get("totals")), metrics
 
     return loss
 
 
 def training_step(
-    model: BertForPretraining, optimizer: optax.GradientTransformation, state: State, accumulation_steps: int
+    model: BertForPretraining,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    accumulation_steps: int,
+    next_sentence_weight: float = 1.0,
 ) -> Callable[..., tuple[State, Metrics]]:
     """The jitted step of pretraining: the one that is trained with, and the one that a plan compiles.
 
@@ -76,9 +82,11 @@ def training_step(
       optimizer: of all of them.
       state: shapes that know where they live.
       accumulation_steps: parts that the batch is computed in.
+      next_sentence_weight: of next sentence prediction in the loss.
     """
+    loss = pretraining_loss(model, train=True, next_sentence_weight=next_sentence_weight)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return compile_step(make_step(pretraining_loss(model, train=True), optimizer, accumulation_steps), shardings)
+    return compile_step(make_step(loss, optimizer, accumulation_steps), shardings)
 
 
 def unigram_scores(counts: Int64[np.ndarray, " V"]) -> Callable[[dict[str, Any]], Metrics]:

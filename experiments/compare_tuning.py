@@ -6,8 +6,6 @@ command goes on where it stopped, and makes the table of what there is. It needs
 
 import dataclasses
 import os
-import subprocess
-import sys
 from typing import Annotated
 
 import tyro
@@ -16,6 +14,7 @@ from core_jax.config import require
 from core_jax.workdir import write_atomically
 from experiments import results
 from experiments.console import FAILED, parse_flags, run_command, say
+from experiments.finished_runs import ensure_finished
 from experiments.tuning_results import mean_text
 
 SIDES = {"ours": "experiments.finetune", "transformers": "experiments.tuning_peer"}
@@ -85,12 +84,8 @@ def main(arguments: list[str]) -> int:
         for name in flags.recipes.split(","):
             for side, module in SIDES.items():
                 folder = os.path.join(flags.workdir, name, side, str(seed))
-                if results.load(folder) is None:
-                    say(f"{name}, {side}, seed {seed}")
-                    code = subprocess.run(command(module, name, flags, folder, seed)).returncode
-                    if code:
-                        say(f"error: {name}, {side}, seed {seed} ended with code {code}")
-                        return FAILED
+                if ensure_finished(f"{name}, {side}, seed {seed}", folder, module, settings(name, flags, seed)):
+                    return FAILED
     text = table(flags.workdir, flags.seeds)
     say(text)
     if flags.output:
@@ -98,13 +93,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def command(module: str, name: str, flags: Comparison, folder: str, seed: int) -> list[str]:
-    """The command of one run."""
+def settings(name: str, flags: Comparison, seed: int) -> list[str]:
+    """The flags of one run, but for its folder."""
     texts = os.path.join(flags.tasks, FOLDERS.get(name, name))
     places = {"data": "train", "validation_data": "validation", "test_data": "test"}
     data = [f"--{flag}=jsonl:{texts}/{split}.jsonl" for flag, split in places.items()]
-    settings = [*data, *RECIPES[name].flags.split(), f"--init={flags.init}", f"--seed={seed}", f"--workdir={folder}"]
-    return [sys.executable, "-m", module, *settings]
+    return [*data, *RECIPES[name].flags.split(), f"--init={flags.init}", f"--seed={seed}"]
 
 
 def table(workdir: str, seeds: int) -> str:

@@ -168,6 +168,25 @@ def test_a_batch_without_anything_to_predict_gives_zeros_not_nan():
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradients))
 
 
+def test_the_weight_of_next_sentence_prediction_scales_its_part_of_the_gradient_alone():
+    batch = batch_of()
+
+    def gradient(weight):
+        loss = pretraining_loss(model(), train=True, next_sentence_weight=weight)
+        return quick_jit(jax.grad(loss, has_aux=True))(bert_params(), batch, jax.random.key(0))
+
+    (without, metrics), (once, _), (twice, _) = (gradient(weight) for weight in (0.0, 1.0, 2.0))
+    for part in (without["next_sentence_classifier"], without["bert"]["pooler"]):
+        assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(part))
+    assert metrics["nsp_loss"][0] > 0  # is still shown
+    jax.tree.map(
+        lambda none, one, two: np.testing.assert_allclose(two - one, one - none, rtol=1e-4, atol=1e-6),
+        without,
+        once,
+        twice,
+    )
+
+
 def test_unigram_scores_by_hand():
     batch, counts = host_batch(4, 6), np.random.default_rng(0).integers(0, 50, CONFIG.vocab_size)
     counts[7] = 0  # was never seen in training

@@ -86,6 +86,11 @@ def test_values_at_the_edge_are_taken(kind, fields):
     assert {name: getattr(kind(**fields), name) for name in fields} == fields
 
 
+def test_a_negative_weight_of_next_sentence_prediction_is_refused():
+    with pytest.raises(UserError, match=r"--next_sentence_weight=-1.0: expected 0 or more"):
+        dataclasses.replace(PRESETS["bert-tiny"], next_sentence_weight=-1.0)
+
+
 def test_what_does_not_fit_together_offers_what_does():
     with pytest.raises(UserError, match=r"--width=12 does not divide into --heads=5: .* such as 4$"):
         BertConfig(width=12, depth=1, heads=5, mlp_width=8)

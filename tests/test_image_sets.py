@@ -44,6 +44,25 @@ def test_digits_are_dealt_by_their_pixels():
     assert example["weights"] == {"classes": 1}
 
 
+def test_few_images_of_each_class_are_drawn_by_the_seed():
+    def trained_on(seed, count):
+        images = ImagesConfig(images_per_class=count)
+        return open_image_set(images, height=8, width=8, channels=1, seed=seed)
+
+    few = trained_on(seed=0, count=3)
+    labels = [int(few.train.example(0, index)["labels"]) for index in range(len(few.train))]
+    assert np.bincount(labels).tolist() == [3] * 10
+    assert len(few.held_out) == 385  # all of them
+    pixels, again, other = (
+        [data.train.example(0, index)["images"].tobytes() for index in range(30)]
+        for data in (few, trained_on(seed=0, count=3), trained_on(seed=1, count=3))
+    )
+    assert pixels == again
+    assert pixels != other
+    with pytest.raises(UserError, match=r"--images_per_class=200: there are 1\d\d images of \d to train on"):
+        trained_on(seed=0, count=200)
+
+
 @pytest.fixture(scope="module")
 def other_process():
     with multiprocessing.get_context("spawn").Pool(1) as pool:

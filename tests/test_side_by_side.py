@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from bert_jax.finetuning import grafted
 from bert_jax.labelled_rows import pack_texts
 from bert_jax.seed_batches import pack_seeds
 from core_jax.dropout import drop_units
@@ -195,3 +198,12 @@ def test_what_fails_side_by_side_goes_on_one_after_the_other(place, tmp_path, mo
     assert reason in output
     assert "one after the other, from their last checkpoints" in output
     same_as_alone(place, tmp_path)
+
+
+def test_a_starting_point_outlives_a_run_that_began_with_it():
+    mesh = parse_mesh("data:1")
+    source = {"bert": {"kernel": jax.device_put(jnp.ones((4, 4)), NamedSharding(mesh, P()))}}
+    for _ in range(2):
+        started, _ = grafted(source, source, mesh)
+        np.testing.assert_array_equal(started["bert"]["kernel"], np.ones((4, 4)))
+        started["bert"]["kernel"].delete()  # what a step does with the state that it is given

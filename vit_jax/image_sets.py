@@ -27,6 +27,7 @@ from vit_jax.picture_sources import (
     check_fashion_mnist,
     digits,
     fashion_mnist,
+    few_of_each,
     hold_out,
 )
 from vit_jax.skipped_images import SkippedImages
@@ -120,6 +121,8 @@ def open_image_set(
     check_view(images, view)
     check_images(images)
     train, held_out = _pictures(images)
+    if images.images_per_class:
+        train = few_of_each(train, images.images_per_class, seed, skip_bad=images.bad_images == "skip")
     skipped = skipped or SkippedImages()
     return ImageSet(
         ImageExamples(train, images, view, seed, train=True, skipped=skipped),

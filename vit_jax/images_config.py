@@ -28,6 +28,8 @@ class ImagesConfig:
     validation_split: str = ""  # split of tfds: to score on; by default validation or test, where there is one
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
     held_out: float = 0.2  # share of the images to score on, by a hash of each, where the data brings no others
+    # images of each class to train on, drawn by --seed: what a model learns from few labels; 0: all there are
+    images_per_class: int = 0
     image_column: str = ""  # column of tfds: with the images; by default the only one that has any
     label_column: str = ""  # column of tfds: with the classes; by default the only one that has any
     # what becomes of files that cannot be read: the run ends, or they count for nothing and are listed
@@ -57,6 +59,7 @@ class ImagesConfig:
         for name in ("flip", "random_erasing", "eval_crop"):
             share = getattr(self, name)
             require(0 <= share <= 1, f"--{name}={share}: expected a number from 0 to 1")
+        require(self.images_per_class >= 0, f"--images_per_class={self.images_per_class}: expected 0 (all) or more")
         for name in ("crop_padding", "eval_resize"):
             require(getattr(self, name) >= 0, f"--{name}={getattr(self, name)}: expected 0 or more pixels")
         require(

@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from core_jax.errors import UserError
-from vit_jax.image_files import OpenedImage
+from vit_jax.image_files import BadImageError, OpenedImage
 
 FASHION_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")  # of the package below
 FASHION_PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu
@@ -119,6 +119,43 @@ def hold_out(pictures: Pictures, keys: Iterable[bytes], share: float) -> tuple[P
             "score on: give another share, or more images"
         )
     return train, scored
+
+
+def few_of_each(pictures: Pictures, count: int, seed: int, *, skip_bad: bool = False) -> ChosenPictures:
+    """As many pictures of each class as are asked for, drawn at random.
+
+    Pictures are opened in random order until every class has its number: not all of a large dataset.
+
+    Args:
+      pictures: to draw from.
+      count: of each class.
+      seed: of the draw.
+      skip_bad: whether a picture that cannot be opened is passed over.
+    Raises:
+      UserError: a class has fewer.
+      BadImageError: a picture cannot be opened, and is not to be passed over.
+    """
+    chosen, missing = [], dict.fromkeys(range(len(pictures.classes)), count)
+    for index in np.random.default_rng(seed).permutation(len(pictures)).tolist():
+        try:
+            label = pictures.picture(index).label
+        except BadImageError:
+            if not skip_bad:
+                raise
+            continue
+        if label in missing:
+            chosen.append(index)
+            missing[label] -= 1
+            if not missing[label]:
+                del missing[label]
+        if not missing:
+            return ChosenPictures(pictures, np.sort(np.asarray(chosen)))
+    found = {pictures.classes[label]: count - lacking for label, lacking in missing.items()}
+    name = min(found, key=lambda name: found[name])
+    raise UserError(
+        f"--images_per_class={count}: there are {found[name]} images of {name} to train on. Give a lower number, "
+        "or 0 to train on all"
+    )
 
 
 def digits() -> PixelPictures:
