@@ -9,15 +9,21 @@ import pytest
 
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
-from core_jax.optimizers import scale_by_layer
+from core_jax.optimizers import make_optimizer, scale_by_layer
 from core_jax.sharding import by_path
+from core_jax.train import create_state, make_step
+from tests.same_training import assert_same as assert_same_training
 from tests.test_weights import assert_same
+from tests.tiny_training import OPTIMIZER, STEPS, compiled, mesh_of, take_steps
+from tests.tiny_vit import PLAIN
 from tests.vit_peers import random_vit
 from vit_jax.config import VitConfig
+from vit_jax.model import VitForClassification
 from vit_jax.model_flops import stem_flops
 from vit_jax.numpy_weights import read_npz, write_npz
 from vit_jax.presets import PRESETS
 from vit_jax.resnet import ResNet, stem_of
+from vit_jax.tasks import initial_params, supervised_loss
 from vit_jax.timm_weights import read_timm, write_timm
 from vit_jax.weights import write_hf
 
@@ -61,6 +67,26 @@ def test_the_stem_is_the_lowest_layer():
     ones = jax.tree.map(jnp.ones_like, params)
     found = by_path(scale_by_layer(0.5).update(ones, scale_by_layer(0.5).init(params))[0])
     assert {float(leaf.max()) for path, leaf in found.items() if "/stem/" in path} == {0.25}
+
+
+@pytest.mark.slow
+def test_training_is_the_same_on_every_mesh():
+    config = dataclasses.replace(CONFIG, image_size="8x16", stem="1,1", width=16, heads=4, mlp_width=32)
+    vit, transformation = VitForClassification(config, 4), make_optimizer(OPTIMIZER, STEPS)
+
+    def host_batch(step):
+        random = np.random.default_rng(step)
+        images = random.uniform(-1, 1, (8, config.height, config.width_of_image, 3)).astype(np.float32)
+        labels = random.integers(0, 4, 8, dtype=np.int32)
+        return {"images": images, "labels": labels, "weights": {"classes": np.ones(8, np.float32)}}
+
+    def trained(mesh):
+        state = create_state(initial_params(vit), transformation, mesh_of("data:1"), seed=0)
+        step = make_step(supervised_loss(vit, PLAIN, train=True), transformation, 1)
+        state, metrics = take_steps(compiled(mesh, state, step, host_batch), 3, host_batch)
+        return metrics, *jax.device_get((state.params, state.opt[1].mu))
+
+    assert_same_training(trained("data:2,tensor:2,fsdp:2"), trained("data:1"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The ResNet of hybrid ViTs beside that of `transformers`, which its ViTHybrid was made of: maps and gradients to 1e-5."""
+"""The ResNet of hybrid ViTs beside that of `transformers`, of which ViTHybrid was made: maps and gradients to 1e-5."""
 
 import re
 from typing import Any
