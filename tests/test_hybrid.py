@@ -17,9 +17,10 @@ from tests.test_weights import assert_same
 from tests.tiny_training import OPTIMIZER, STEPS, compiled, mesh_of, take_steps
 from tests.tiny_vit import PLAIN
 from tests.vit_peers import random_vit
+from vit_jax import config as sizes
 from vit_jax.config import VitConfig
 from vit_jax.model import VitForClassification
-from vit_jax.model_flops import stem_flops
+from vit_jax.model_flops import stem_flops, step_flops, useful_flops
 from vit_jax.numpy_weights import read_npz, write_npz
 from vit_jax.presets import PRESETS
 from vit_jax.resnet import ResNet, stem_of
@@ -60,6 +61,15 @@ def test_maps_round_sizes_up_and_operations_are_counted():
     assert [x.shape[1:] for x in maps] == [(9, 13, 32), (9, 13, 128), (5, 7, 256)]
     assert config.grid == (5, 7)
     assert sum(stem_flops(config)) == count_flops(stem.apply, params, images)
+
+
+@pytest.mark.parametrize("changes", [{"stem": "3,4,9"}, {"patch_size": 14, "image_size": "1792", "pooling": "mean"}])
+def test_operations_of_an_image_may_be_more_than_an_integer_holds(changes):
+    config = dataclasses.replace(sizes.HUGE, **{"stem_width": 64, "patch_size": 1, "image_size": "448"} | changes)
+    batch = {"weights": {"classes": jnp.arange(8) % 2}}
+    needed, computed = useful_flops(config, batch, 1000)
+    np.testing.assert_allclose(computed, step_flops(config, 8, 1000), rtol=1e-6)
+    np.testing.assert_allclose(needed, step_flops(config, 4, 1000), rtol=1e-6)
 
 
 def test_the_stem_is_the_lowest_layer():

@@ -34,10 +34,10 @@ def step_flops(config: VitConfig, images: Count, classes: int) -> Count:
     if config.pooling == "attention":
         # query and result of one position, keys and values of all patches, their products, then the MLP of one position
         head += 2 * width**2 * (2 + 2 * patches) + 4 * width * patches + 4 * width * config.mlp_width
-    if not config.stem:
-        return PATCHES * images * cut + TRAINING * (stack + images * head)
-    root, units = stem_flops(config)
-    return PATCHES * images * root + TRAINING * (stack + images * (units + cut + head))
+    root, units = stem_flops(config) if config.stem else (cut, 0)
+    once, thrice = PATCHES * root, TRAINING * (units + head + (cut if config.stem else 0))
+    of_image = once + thrice if isinstance(images, int) else float(once + thrice)  # a traced integer has 32 bits only
+    return TRAINING * stack + images * of_image
 
 
 def cut_channels(config: VitConfig) -> int:
