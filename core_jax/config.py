@@ -90,7 +90,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # largest norm of the whole gradient, measured after the all-reduce; 0 turns it off
     # factor on the learning rate of each layer beside that of the layer above it; 1: all learn alike
     layer_decay: float = 1.0
-    # pattern (regular expression) of the parameters that stay as they are, such as embeddings|block_[0-5]/
+    # pattern (regular expression) of the parameters that stay as they are, such as stem|embeddings|block_[0-5]/
     freeze: str = ""
 
     def __post_init__(self):

@@ -188,7 +188,8 @@ def is_frozen(params: PyTree, pattern: str) -> PyTree[bool]:
 def scale_by_layer(decay: float) -> optax.GradientTransformation:
     """Smaller steps the further a layer is from the head: decay^n, n layers below it.
 
-    The head has n = 0, as has the pooler; of D layers the last has 1, the first D, the embeddings D + 1.
+    The head has n = 0, as has the pooler; of D layers the last has 1, the first D, the embeddings D + 1, as has a stem
+    before them.
 
     Source: Howard and Ruder 2018, section 3.1, https://arxiv.org/abs/1801.06146; layers as in ELECTRA, Clark et al.
       2020, https://github.com/google-research/electra (model/optimization.py)
@@ -213,7 +214,7 @@ def scale_by_layer(decay: float) -> optax.GradientTransformation:
                 factors = decay ** jnp.arange(depth, 0, -1, dtype=jnp.float32)
                 return leaf * factors.reshape(-1, *(1,) * (leaf.ndim - 1))
             layer = re.search(r"/block_(\d+)/", name)
-            below = depth - int(layer[1]) if layer else depth + 1 if "embeddings/" in name else 0
+            below = depth - int(layer[1]) if layer else depth + 1 if re.search(r"(embeddings|stem)/", name) else 0
             return leaf * decay**below
 
         return jax.tree_util.tree_map_with_path(scale, updates), state

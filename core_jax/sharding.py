@@ -23,6 +23,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"token/embedding$", P("tensor", "fsdp")),
     (r"(position|type)/embedding$", P(None, "fsdp")),
     (r"patch/kernel$", P(None, None, None, "fsdp")),
+    (r"stem/\w+/(conv_\d|projection)/kernel$", P(None, None, None, "fsdp")),
     (r"attention/(query|key|value)/kernel$", P("fsdp", "tensor", None)),
     (r"attention/(query|key|value)/bias$", P("tensor", None)),
     (r"attention/out/kernel$", P("tensor", None, "fsdp")),

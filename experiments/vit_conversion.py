@@ -43,11 +43,16 @@ def convert(source: str, target: str, *, verifies: bool, heads: int, image_size:
     {"hf": write_hf, "npz": write_npz, "timm": write_timm}[kind](path, model)
     say(f"{target} is {KIND} of {model.config.depth} layers, {model.config.width} wide, for {model.config.image_size}")
     told = (model.config.gelu, model.config.norm_epsilon)
-    if kind in UNSAID and told != UNSAID[kind]:
-        gelu, epsilon = UNSAID[kind]
+    if kind in UNSAID and told != UNSAID[kind][:2]:
+        gelu, epsilon, _ = UNSAID[kind]
         say(
             f"such a file does not tell the GELU and LayerNorm's epsilon: its readers take {gelu} and {epsilon}, "
             f"this model has {told[0]} and {told[1]}"
+        )
+    if kind in UNSAID and model.config.stem and model.config.stem_epsilons != UNSAID[kind][2]:
+        say(
+            f"such a file does not tell --stem_epsilons: its readers take {UNSAID[kind][2]}, this model has "
+            f"{model.config.stem_epsilons}"
         )
     return verify(source, target, model) if verifies else 0
 

@@ -18,6 +18,7 @@ MODEL_FILES = {
     "core_jax/heads.py",
     "bert_jax/model.py",
     "vit_jax/model.py",
+    "vit_jax/resnet.py",
     "vit_jax/mae.py",
 }
 TENSORFLOW_FILES = {"bert_jax/tensorflow_weights.py"}  # of the original checkpoints

@@ -45,6 +45,10 @@ COUNTS = {
     "vit-b32": 88_224_232,
     "vit-l16": 304_326_632,
     "vit-h14": 632_045_800,
+    "vit-r-ti16": 6_337_704,
+    "vit-r26-s32": 36_431_912,
+    "vit-r50-b16": 98_659_112,
+    "vit-r50-l32": 328_994_856,
     # With a tanh layer before the classifier (D x D + D); vit-s16 without class token and position table.
     "vit-b16-augreg": 86_567_656 + 768 * 769,
     "vit-s16": 22_050_664 + 384 * 385 - 384 - 197 * 384,

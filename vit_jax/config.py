@@ -6,6 +6,19 @@ from typing import Literal
 
 from core_jax.config import TransformerConfig, require
 
+STEM_WIDTH = 64  # channels behind the first convolution of ResNet-50, and of every published hybrid
+STEM_GROUPS = 32  # of channels that GroupNorm normalises together in a stem
+
+
+def stages_of(stem: str) -> tuple[int, ...]:
+    """Units of each stage of a `VitConfig.stem`; none where it is its root alone, or where there is no stem."""
+    return tuple(int(units) for units in stem.split(",") if units.isdigit())
+
+
+def stride_of(stem: str) -> int:
+    """Pixels between neighbouring places of the feature map of a `VitConfig.stem`; 1 without one."""
+    return 4 * 2 ** max(len(stages_of(stem)) - 1, 0) if stem else 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VitConfig(TransformerConfig):
@@ -20,7 +33,14 @@ class VitConfig(TransformerConfig):
     initializer: Literal["normal", "xavier"] = "xavier"
     image_size: str = "224"  # pixels of a side, or HEIGHTxWIDTH
     channels: int = 3  # colours of a pixel
-    patch_size: int = 16  # pixels of a patch's side
+    patch_size: int = 16  # pixels of a patch's side; behind a --stem, places of its feature map
+    # a ResNet whose feature map the patches are cut from (hybrid ViT): units of each of its stages, such as 3,4,9, or
+    # root: its first convolution and pooling alone; empty: there is none, patches are cut from the image
+    stem: str = ""
+    # channels behind the stem's first convolution; behind its stages there are 4, 8, 16, ... times as many
+    stem_width: int = STEM_WIDTH
+    # whose small numbers keep the stem from dividing by zero: those of google-research, or of timm
+    stem_epsilons: Literal["google", "timm"] = "google"
     positions: Literal["learned", "sincos"] = "learned"  # of the patches: a table, or fixed waves
     class_token: bool = True  # whether a token that is no patch stands in front
     registers: int = 0  # further tokens that are no patches
@@ -33,15 +53,25 @@ class VitConfig(TransformerConfig):
         super().__post_init__()
         match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", self.image_size)
         require(match is not None, f"--image_size={self.image_size}: expected pixels, such as 224 or 224x320")
+        stages = re.fullmatch(r"root|[1-9]\d*(,[1-9]\d*)*|", self.stem)
+        require(
+            stages is not None, f"--stem={self.stem}: expected units of each stage, such as 3,4,9; or root; or nothing"
+        )
+        require(
+            self.stem_width > 0 and self.stem_width % STEM_GROUPS == 0,
+            f"--stem_width={self.stem_width}: expected a multiple of {STEM_GROUPS}, such as 64",
+        )
         for name in ("channels", "patch_size"):
             require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
         require(self.registers >= 0, f"--registers={self.registers}: expected 0 or more")
         for size in (self.height, self.width_of_image):
-            below = max(size // self.patch_size, 1) * self.patch_size
+            patch = self.stem_stride * self.patch_size
+            below = max(size // patch, 1) * patch
+            unit = f" places, each {self.stem_stride} pixels of --stem={self.stem}" if self.stem else ""
             require(
-                size % self.patch_size == 0,
-                f"--image_size={self.image_size} does not divide into patches of --patch_size={self.patch_size}: "
-                f"use {below} or {below + self.patch_size}",
+                self._places(size) % self.patch_size == 0,
+                f"--image_size={self.image_size} does not divide into patches of --patch_size={self.patch_size}{unit}: "
+                f"use {below} or {below + patch}",
             )
         require(
             not self.pooling.startswith("token") or self.class_token,
@@ -63,9 +93,24 @@ class VitConfig(TransformerConfig):
         return int(self.image_size.split("x")[-1])
 
     @property
+    def stem_stages(self) -> tuple[int, ...]:
+        """Units of each stage of the stem."""
+        return stages_of(self.stem)
+
+    @property
+    def stem_stride(self) -> int:
+        """Pixels between neighbouring places of what patches are cut from."""
+        return stride_of(self.stem)
+
+    def _places(self, pixels: int) -> int:
+        """Places along a side of what patches are cut from; a stem pads what its strides do not divide."""
+        return -(-pixels // self.stem_stride)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Patches of an image, down and across."""
-        return self.height // self.patch_size, self.width_of_image // self.patch_size
+        down, across = self._places(self.height), self._places(self.width_of_image)
+        return down // self.patch_size, across // self.patch_size
 
     @property
     def tokens(self) -> int:
@@ -94,7 +139,16 @@ class MaeConfig:
         require(self.decoder_width % 4 == 0, f"--decoder_width={self.decoder_width}: expected a multiple of 4")
 
     def decoder(self, encoder: VitConfig) -> VitConfig:
-        """The sizes of the decoder of an encoder; all else is as there."""
+        """The sizes of the decoder of an encoder; all else is as there.
+
+        Raises:
+          UserError: the encoder has a stem, through which hidden patches could be seen.
+        """
+        require(
+            not encoder.stem,
+            f"--stem={encoder.stem} mixes neighbouring patches before any can be hidden from --objective=mae: use "
+            "--objective=supervised, or leave --stem out",
+        )
         return dataclasses.replace(
             encoder,
             width=self.decoder_width,

@@ -9,8 +9,8 @@ from vit_jax.peer_names import FAMILIES
 from vit_jax.timm_weights import read_timm
 from vit_jax.weights import PretrainedVit, read_hf
 
-# What files without a config.json mean by their names.
-UNSAID = {"npz": ("tanh", 1e-6), "timm": ("erf", 1e-6)}
+# What files without a config.json do not tell: GELU, LayerNorm's epsilon, and the small numbers of a stem.
+UNSAID = {"npz": ("tanh", 1e-6, "google"), "timm": ("erf", 1e-6, "timm")}
 
 
 def split_place(place: str) -> tuple[str, pathlib.Path]:

@@ -11,18 +11,21 @@ from core_jax.embeddings import ImageEmbeddings
 from core_jax.heads import AttentionPooler, Classifier
 from core_jax.transformer import Stack, dense
 from vit_jax.config import VitConfig
+from vit_jax.resnet import stem_of
 
 Images = Float[Array, "B H W C"]
 
 
 class Vit(nn.Module):
-    """Embeddings, encoder and pooling."""
+    """Stem where there is one, embeddings, encoder and pooling."""
 
     config: VitConfig
 
     def setup(self):
         """Makes the parts."""
         config = self.config
+        if config.stem:
+            self.stem = stem_of(config)
         self.embeddings = ImageEmbeddings(
             config, config.patch_size, config.grid, config.positions, config.class_token, config.registers
         )
@@ -40,7 +43,8 @@ class Vit(nn.Module):
           The hidden states of the class token and registers (where there are any) and patches, and what stands for
           each image.
         """
-        hidden = self.encoder(self.embeddings(images, train=train), train=train)
+        cut_from = self.stem(images) if self.config.stem else images
+        hidden = self.encoder(self.embeddings(cut_from, train=train), train=train)
         return hidden, self.pool(hidden)
 
     def pool(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B P"]:

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float
 from core_jax.flops import TRAINING, stack_flops
 from core_jax.losses import Ratio
 from vit_jax.config import VitConfig
+from vit_jax.resnet import WIDENING
 
 Count = Float[Array, ""] | int
-PATCHES = 2  # times a forward pass: nobody asks for the gradient of the pixels
+PATCHES = 2  # times a forward pass, of what reads the image: nobody asks for the gradient of the pixels
 
 
 def step_flops(config: VitConfig, images: Count, classes: int) -> Count:
@@ -27,13 +28,45 @@ def step_flops(config: VitConfig, images: Count, classes: int) -> Count:
       The number. Elementwise operations are none.
     """
     width, tokens, patches = config.width, config.tokens, config.grid[0] * config.grid[1]
-    cut = 2 * patches * config.patch_size**2 * config.channels * width
+    cut = 2 * patches * config.patch_size**2 * cut_channels(config) * width
     stack = stack_flops(config, images * tokens, images * tokens**2)
     head = 2 * width * classes + (2 * width**2 if config.representation else 0)
     if config.pooling == "attention":
         # query and result of one position, keys and values of all patches, their products, then the MLP of one position
         head += 2 * width**2 * (2 + 2 * patches) + 4 * width * patches + 4 * width * config.mlp_width
-    return PATCHES * images * cut + TRAINING * (stack + images * head)
+    root, units = stem_flops(config) if config.stem else (cut, 0)
+    once, thrice = PATCHES * root, TRAINING * (units + head + (cut if config.stem else 0))
+    of_image = once + thrice if isinstance(images, int) else float(once + thrice)  # a traced integer has 32 bits only
+    return TRAINING * stack + images * of_image
+
+
+def cut_channels(config: VitConfig) -> int:
+    """Channels of what patches are cut from: the image, or the feature map of the stem."""
+    if not config.stem:
+        return config.channels
+    return config.stem_width * (WIDENING * 2 ** (len(config.stem_stages) - 1) if config.stem_stages else 1)
+
+
+def stem_flops(config: VitConfig) -> tuple[int, int]:
+    """Operations of the forward pass of the stem for one image: of its first convolution, and of all its units.
+
+    Args:
+      config: of the model; it has a stem.
+    """
+
+    def places(stride: int) -> int:
+        return -(-config.height // stride) * -(-config.width_of_image // stride)
+
+    root, units, inputs, stride = 2 * 7**2 * config.channels * config.stem_width * places(2), 0, config.stem_width, 4
+    for stage, count in enumerate(config.stem_stages):
+        middle = config.stem_width * 2**stage
+        for unit in range(count):
+            before, stride = places(stride), stride * 2 if stage and not unit else stride
+            projection = 0 if unit else inputs * WIDENING * middle
+            after = 3**2 * middle**2 + middle * WIDENING * middle + projection
+            units += 2 * (inputs * middle * before + after * places(stride))
+            inputs = WIDENING * middle
+    return root, units
 
 
 def useful_flops(config: VitConfig, batch: dict[str, Any], classes: int) -> Ratio:

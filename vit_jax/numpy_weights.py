@@ -16,9 +16,10 @@ from core_jax.errors import UserError
 from core_jax.peer_names import check_tensors, peer_name
 from core_jax.safetensors_files import Tensors
 from core_jax.sharding import by_path, nested
-from vit_jax.config import VitConfig
+from vit_jax.config import STEM_WIDTH, VitConfig, stride_of
 from vit_jax.peer_config import KIND
 from vit_jax.peer_names import NUMPY
+from vit_jax.stem_names import NUMPY_ROOTS, NUMPY_UNIT, numpy_stem, stem_told
 from vit_jax.timm_weights import square_side
 from vit_jax.weights import PretrainedVit, in_plain_layout, parameter_shapes, pools_as_names_tell
 
@@ -44,14 +45,15 @@ def read_npz(file: str | pathlib.Path, image_size: str = "") -> PretrainedVit:
         of another shape are listed.
     """
     file = pathlib.Path(file).expanduser()
-    arrays = _older_to_newer(_unscanned(_without_prefix(_load(file))))
+    arrays = _older_to_newer(_unscanned(_with_flat_norms(_without_prefix(_load(file)))))
     if "pos_embedding" in arrays:  # of patches alone
         table = arrays.pop("pos_embedding")
         arrays[POSITIONS] = np.pad(table, ((0, 0), (1, 0), (0, 0))) if "cls" in arrays else table
     config = _config(arrays, image_size, str(file))
     bias = arrays.get("head/bias")
     shapes = parameter_shapes(config, None if bias is None else bias.size)
-    names = {path: peer_name(NUMPY, path) for path in shapes}
+    table = NUMPY | numpy_stem(config.stem_stages)
+    names = {path: peer_name(table, path) for path in shapes}
     check_tensors(arrays, {names[path]: shape for path, shape in shapes.items()}, str(file), KIND)
     return PretrainedVit(config, nested({path: arrays[names[path]] for path in shapes}))
 
@@ -69,12 +71,13 @@ def write_npz(file: str | pathlib.Path, model: PretrainedVit) -> None:
     require(not file.exists(), f"{file} is there already: nothing is overwritten; choose a new file")
     model = in_plain_layout(model)
     values: dict[str, np.ndarray] = by_path(model.params)
-    nameless = sorted({path for path in values if re.sub(r"(?<=block_)\d+", "#", path) not in NUMPY})
+    table = NUMPY | numpy_stem(model.config.stem_stages)
+    nameless = sorted({path for path in values if re.sub(r"(?<=block_)\d+", "#", path) not in table})
     if model.classes and not pools_as_names_tell(model.config):
         nameless.append(f"--pooling={model.config.pooling} beside a class token")
     require(not nameless, f"{file}: these files have no names for\n  " + "\n  ".join(nameless))
     # Row by row, or the same model would make another file where its arrays come transposed from somewhere.
-    arrays = {_older_name(peer_name(NUMPY, path)): np.ascontiguousarray(value) for path, value in values.items()}
+    arrays = {_older_name(peer_name(table, path)): np.ascontiguousarray(value) for path, value in values.items()}
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
     write_atomically(file, content.getvalue())
@@ -106,6 +109,13 @@ def _without_prefix(arrays: dict[str, np.ndarray]) -> Tensors:
         if found := {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}:
             return found
     return dict(arrays)
+
+
+def _with_flat_norms(arrays: Tensors) -> Tensors:
+    """With the scales and biases of GroupNorm along one axis: in older files three more stand before it."""
+    flat = re.compile(r"(.*/)?gn\w+/(scale|bias)")
+    wide = {name for name, array in arrays.items() if flat.fullmatch(name) and array.shape[:-1] == (1, 1, 1)}
+    return {name: array.reshape(-1) if name in wide else array for name, array in arrays.items()}
 
 
 def _unscanned(arrays: Tensors) -> Tensors:
@@ -155,11 +165,14 @@ def _config(arrays: Tensors, image_size: str, source: str) -> VitConfig:
         if name not in arrays or arrays[name].ndim != rank:
             raise UserError(f"{source} holds no ViT: it lacks {name} of {rank} axes")
     side, _, channels, width = arrays["embedding/kernel"].shape
+    stem, root = stem_told(arrays, NUMPY_ROOTS, NUMPY_UNIT, 1), arrays.get(NUMPY_ROOTS[0])
+    if root is not None and root.ndim == 4:
+        channels = root.shape[2]
     table: Float[np.ndarray, ...] | None = arrays.get(POSITIONS)
     class_token = "cls" in arrays
     if not image_size and table is not None:
         require(table.ndim == 3, f"{source}: {POSITIONS} is of shape {table.shape}, expected 1, positions, width")
-        image_size = str(side * square_side(table.shape[1] - int(class_token), source))
+        image_size = str(stride_of(stem) * side * square_side(table.shape[1] - int(class_token), source))
     layers = [int(match[1]) for name in arrays if (match := re.match(r"Transformer/encoderblock_(\d+)/", name))]
     return VitConfig(
         width=width,
@@ -169,6 +182,8 @@ def _config(arrays: Tensors, image_size: str, source: str) -> VitConfig:
         image_size=image_size or "224",
         channels=channels,
         patch_size=side,
+        stem=stem,
+        stem_width=STEM_WIDTH if root is None else root.shape[-1],
         positions="sincos" if table is None else "learned",
         class_token=class_token,
         pooling="attention" if "MAPHead_0/probe" in arrays else "token" if class_token else "mean",

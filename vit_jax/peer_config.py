@@ -50,6 +50,8 @@ def family_of(config: VitConfig) -> str:
     """
     family = "dinov2_with_registers" if config.registers else "dinov2" if config.layer_scale else "vit"
     problems = {
+        "its patches are cut from the feature map of a ResNet, as ViTHybrid's were, which version 5 does not have: "
+        "write npz:FILE or timm:FILE, without --verify": bool(config.stem),
         "it has no class token": not config.class_token,
         f"its norm is {config.norm!r}": config.norm != "pre",
         "its queries and keys are normalised": config.qk_norm,

@@ -27,6 +27,8 @@ class VitPretraining:
     def __post_init__(self):
         channels = self.model.channels
         require(channels in (1, 3), f"--channels={channels}: expected 3 (red, green, blue) or 1 (grey)")
+        if self.objective == "mae":
+            self.mae.decoder(self.model)
 
 
 # Images of ImageNet's training set, of the 99 % of it that big_vision trains on, and so the steps of so many epochs.
@@ -53,10 +55,10 @@ ORIGINAL_OPTIMIZER = OptimizerConfig(
 ORIGINAL_TRAINING = TrainingConfig(steps=steps_of(300, IMAGENET, 4096), global_batch_size=4096)
 
 
-def _original(preset: str, size: VitConfig, patch_size: int = 16) -> VitPretraining:
+def _original(preset: str, size: VitConfig, patch_size: int = 16, stem: str = "") -> VitPretraining:
     return VitPretraining(
         preset=preset,
-        model=dataclasses.replace(size, patch_size=patch_size, dropout=0.1),
+        model=dataclasses.replace(size, patch_size=patch_size, stem=stem, dropout=0.1),
         images=INCEPTION,
         supervision=SupervisionConfig(),
         optimizer=ORIGINAL_OPTIMIZER,
@@ -93,6 +95,24 @@ AUGREG = VitPretraining(
     optimizer=BETTER_BASELINE.optimizer,
     training=TrainingConfig(steps=steps_of(300, MOST_OF_IMAGENET, 4096), global_batch_size=4096),
 )
+
+
+def _augreg_hybrid(preset: str, size: VitConfig, patch_size: int, stem: str, augmentation: str, mixup: float):
+    """The recipe of AugReg for a hybrid.
+
+    Sizes as configs/models.py of https://github.com/google-research/vision_transformer has them, without the tanh
+    layer; images are changed as big_vision/configs/vit_i1k.py does for the ViT of the same width, but for a strength of
+    RandAugment of 10 instead of 15. In R+Ti/16 the first convolution and the pooling are of stride 2 each, and patches
+    of 8 x 8 places, so that they are 32 pixels apart, whatever its name says.
+    """
+    return dataclasses.replace(
+        AUGREG,
+        preset=preset,
+        model=dataclasses.replace(size, patch_size=patch_size, stem=stem),
+        images=dataclasses.replace(AUGREG.images, randaugment=augmentation),
+        supervision=dataclasses.replace(AUGREG.supervision, mixup=mixup),
+    )
+
 
 # Touvron et al. 2020 (DeiT), https://arxiv.org/abs/2012.12877, table 9 and main.py of
 # https://github.com/facebookresearch/deit, without distillation: 79.8 % there. Not taken over: each image three times
@@ -189,6 +209,12 @@ PRESETS = {
     "vit-l16": _original("vit-l16", LARGE),
     "vit-h14": _original("vit-h14", HUGE, 14),
     "vit-b16-augreg": AUGREG,
+    # Hybrids: a ResNet reads the image. R50+B/16 as in Dosovitskiy et al. 2020, whose third stage has the units of the
+    # fourth as well; the others as in Steiner et al. 2021.
+    "vit-r50-b16": _original("vit-r50-b16", BASE, 1, "3,4,9"),
+    "vit-r-ti16": _augreg_hybrid("vit-r-ti16", TINY, 8, "root", "2,0", 0.0),
+    "vit-r26-s32": _augreg_hybrid("vit-r26-s32", SMALL, 1, "2,2,2,2", "2,10", 0.2),
+    "vit-r50-l32": _augreg_hybrid("vit-r50-l32", LARGE, 1, "3,4,6,3", "2,10", 0.5),
     "vit-s16-deit": DEIT,
     "vit-b16-mae": MAE,
 }

@@ -29,7 +29,8 @@ from vit_jax.pretraining import open_trained
 # Of a checkpoint; the other fields of a model say how it is trained and computed, and how large its images are.
 ARCHITECTURE = (
     *("width", "depth", "heads", "mlp_width", "norm", "norm_epsilon", "gelu", "layer_scale", "qk_norm"),
-    *("channels", "patch_size", "positions", "class_token", "registers", "pooling"),
+    *("stem", "stem_width", "stem_epsilons", "channels", "patch_size", "positions"),
+    *("class_token", "registers", "pooling"),
 )
 HEADS = ("representation", "classifier")  # parts that may be drawn fresh, or left out
 

@@ -14,9 +14,10 @@ from core_jax.model_folders import read_fields
 from core_jax.peer_names import check_tensors, from_peer, peer_name, peer_shape
 from core_jax.safetensors_files import Tensors, pack_tensors, read_tensor_file
 from core_jax.sharding import nested
-from vit_jax.config import VitConfig
+from vit_jax.config import STEM_WIDTH, VitConfig, stride_of
 from vit_jax.peer_config import KIND
 from vit_jax.peer_names import TIMM, fused_name
+from vit_jax.stem_names import TIMM_ROOTS, TIMM_UNIT, stem_told, timm_stem
 from vit_jax.weights import (
     HALVES,
     Colours,
@@ -49,7 +50,8 @@ def read_timm(file: str | pathlib.Path, heads: int = 0, image_size: str = "") ->
     tensors = _own_positions(tensors, config)
     classes = outputs(tensors.get("head.weight"))
     shapes = parameter_shapes(config, classes)
-    names = {path: peer_name(TIMM, path) for path in shapes}
+    table = TIMM | timm_stem(config.stem_stages)
+    names = {path: peer_name(table, path) for path in shapes}
     parts: dict[str, dict[int, tuple[int, ...]]] = {}
     for path, shape in shapes.items():
         fused, part = fused_name(names[path])
@@ -84,7 +86,7 @@ def write_timm(file: str | pathlib.Path, model: PretrainedVit) -> None:
     found = [problem for problem, holds in problems.items() if holds]
     require(not found, f"timm has no ViT with {', '.join(found)}: write hf:DIR or npz:FILE")
     pieces: dict[str, dict[int, np.ndarray]] = {}
-    for name, value in to_tensors(model.params, TIMM).items():
+    for name, value in to_tensors(model.params, TIMM | timm_stem(config.stem_stages)).items():
         fused, part = fused_name(name)
         pieces.setdefault(fused, {})[part] = value
     tensors = {name: np.concatenate([parts[i] for i in sorted(parts)]) for name, parts in pieces.items()}
@@ -114,12 +116,16 @@ def _config(tensors: Tensors, heads: int, image_size: str, source: str) -> VitCo
             f"{source} holds no ViT of timm's: it lacks patch_embed.proj.weight, pos_embed or blocks.0.mlp.fc1.weight"
         )
     width, channels, side, _ = patch.shape
+    stem = stem_told(tensors, TIMM_ROOTS, TIMM_UNIT, 0)
+    root = next((tensors[name] for name in TIMM_ROOTS if name in tensors), None)
+    if root is not None and root.ndim == 4:
+        channels = root.shape[1]
     class_token = "cls_token" in tensors
     registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
     if not image_size:
         rows, prefix = table.shape[1], int(class_token) + registers
         patches = rows if round(rows**0.5) ** 2 == rows else rows - prefix
-        image_size = str(side * square_side(patches, source))
+        image_size = str(stride_of(stem) * side * square_side(patches, source))
     layers = [int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))]
     return VitConfig(
         width=width,
@@ -131,6 +137,9 @@ def _config(tensors: Tensors, heads: int, image_size: str, source: str) -> VitCo
         image_size=image_size,
         channels=channels,
         patch_size=side,
+        stem=stem,
+        stem_width=STEM_WIDTH if root is None else len(root),
+        stem_epsilons="timm" if stem else "google",
         class_token=class_token,
         registers=registers,
         pooling="attention" if "attn_pool.latent" in tensors else "token" if class_token else "mean",
