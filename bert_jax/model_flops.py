@@ -7,13 +7,10 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from bert_jax.config import BertConfig
-from core_jax.flops import TRAINING, stack_flops
+from core_jax.flops import TRAINING, Count, for_each, stack_flops
 from core_jax.losses import Ratio
-
-Count = Float[Array, ""] | int
 
 
 def step_flops(config: BertConfig, tokens: Count, seen: Count, predictions: Count, pairs: Count) -> Count:
@@ -31,7 +28,8 @@ def step_flops(config: BertConfig, tokens: Count, seen: Count, predictions: Coun
     width = config.width
     prediction = 2 * width * (width + config.vocab_size)  # transform and decoder
     pair = 2 * width * (width + 2)  # pooler and classifier
-    return TRAINING * (stack_flops(config, tokens, seen) + predictions * prediction + pairs * pair)
+    heads = for_each(predictions, prediction) + for_each(pairs, pair)
+    return TRAINING * (stack_flops(config, tokens, seen) + heads)
 
 
 def useful_flops(config: BertConfig, batch: dict[str, Any]) -> Ratio:

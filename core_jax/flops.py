@@ -29,7 +29,12 @@ def stack_flops(config: TransformerConfig, positions: Count, seen: Count) -> Cou
     Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
     """
     weights = 4 * config.width**2 + 2 * config.width * config.mlp_width  # of one layer
-    return config.depth * (2 * weights * positions + 4 * config.width * seen)
+    return for_each(positions, 2 * config.depth * weights) + for_each(seen, 4 * config.depth * config.width)
+
+
+def for_each(count: Count, operations: int) -> Count:
+    """The operations of so many, where one may need more than the 32 bits of a traced integer hold."""
+    return count * operations if isinstance(count, int) else count * float(operations)
 
 
 def count_flops(function: Callable[..., Any], *arguments: Any) -> int:

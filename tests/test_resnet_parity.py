@@ -41,16 +41,17 @@ def random_peer() -> Any:
     import torch  # pyright: ignore[reportMissingImports]
     from transformers import BitBackbone, BitConfig  # pyright: ignore[reportMissingImports]
 
-    config = BitConfig(
-        num_channels=2,
-        embedding_size=WIDTH,
-        hidden_sizes=[4 * WIDTH, 8 * WIDTH],
-        depths=list(STAGES),
-        layer_type="bottleneck",
-        global_padding="SAME",
-        embedding_dynamic_padding=True,
-        out_features=["stage2"],
-    )
+    settings: dict[str, Any] = {
+        "num_channels": 2,
+        "embedding_size": WIDTH,
+        "hidden_sizes": [4 * WIDTH, 8 * WIDTH],
+        "depths": list(STAGES),
+        "layer_type": "bottleneck",
+        "global_padding": "SAME",
+        "embedding_dynamic_padding": True,
+        "out_features": ["stage2"],
+    }
+    config = BitConfig(**settings)
     model, random = BitBackbone(config), np.random.RandomState(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -73,7 +74,7 @@ def test_maps_and_gradients_are_those_of_the_peer(size):
     stem = ResNet(STAGES, WIDTH, "timm")
 
     def loss(params: Any, images: jax.Array):
-        found = stem.apply({"params": params}, images)
+        found: Any = stem.apply({"params": params}, images)
         return jnp.sum(found * factors), found
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=QUICK)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from core_jax.embeddings import cut_patches, join_patches, sincos_positions
-from core_jax.flops import TRAINING, stack_flops
+from core_jax.flops import TRAINING, Count, for_each, stack_flops
 from core_jax.losses import objective
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.train import Loss
@@ -151,7 +151,7 @@ def initial_mae_params(model: MaskedAutoencoder) -> Callable[[Key[Array, ""]], P
     return init
 
 
-def mae_flops(config: VitConfig, mae: MaeConfig, images: Float[Array, ""] | int) -> Any:
+def mae_flops(config: VitConfig, mae: MaeConfig, images: Count) -> Count:
     """Operations that a step needs on so many images: the encoder sees few patches, the decoder all."""
     decoder, patches = mae.decoder(config), config.grid[0] * config.grid[1]
     front = config.tokens - patches
@@ -159,7 +159,8 @@ def mae_flops(config: VitConfig, mae: MaeConfig, images: Float[Array, ""] | int)
     pixels = config.patch_size**2 * config.channels
     stacks = stack_flops(config, seen, seen**2) + stack_flops(decoder, config.tokens, config.tokens**2)
     heads = 2 * decoder.width * (seen * config.width + patches * pixels)
-    return images * (TRAINING * (stacks + heads) + PATCHES * 2 * patches * pixels * config.width)
+    of_image = TRAINING * (stacks + heads) + PATCHES * 2 * patches * pixels * config.width
+    return for_each(images, int(of_image))
 
 
 def mae_loss(model: MaskedAutoencoder, *, train: bool) -> Loss:

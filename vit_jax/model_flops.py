@@ -6,14 +6,12 @@ Axes: B images, T positions, D width, K classes.
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from core_jax.flops import TRAINING, stack_flops
+from core_jax.flops import TRAINING, Count, for_each, stack_flops
 from core_jax.losses import Ratio
 from vit_jax.config import VitConfig
 from vit_jax.resnet import WIDENING
 
-Count = Float[Array, ""] | int
 PATCHES = 2  # times a forward pass, of what reads the image: nobody asks for the gradient of the pixels
 
 
@@ -36,8 +34,7 @@ def step_flops(config: VitConfig, images: Count, classes: int) -> Count:
         head += 2 * width**2 * (2 + 2 * patches) + 4 * width * patches + 4 * width * config.mlp_width
     root, units = stem_flops(config) if config.stem else (cut, 0)
     once, thrice = PATCHES * root, TRAINING * (units + head + (cut if config.stem else 0))
-    of_image = once + thrice if isinstance(images, int) else float(once + thrice)  # a traced integer has 32 bits only
-    return TRAINING * stack + images * of_image
+    return TRAINING * stack + for_each(images, once + thrice)
 
 
 def cut_channels(config: VitConfig) -> int:
