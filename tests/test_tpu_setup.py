@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -13,6 +12,17 @@ from tests.simulated_pod import ROOT, Pod
 @pytest.fixture
 def pod(tmp_path) -> Pod:
     return Pod(tmp_path)
+
+
+def read_until(process: subprocess.Popen, expected: str) -> str:
+    """What a command prints until a line says so."""
+    assert process.stdout is not None
+    printed = ""
+    for line in process.stdout:
+        printed += line
+        if line.strip() == expected:
+            return printed
+    raise AssertionError(f"{expected!r} did not come:\n{printed}")
 
 
 def test_a_life(pod):
@@ -70,10 +80,7 @@ def test_signals_reach_every_host(pod, number):
     name = signal.Signals(number).name
     command = f'trap "echo saved; exit $((128 + {int(number)}))" {name}; echo ready; while :; do sleep 0.1; done'
     process = pod.start("run", "pod", "--", "bash", "-c", command)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line == "ready\n":
-            break
+    read_until(process, "ready")
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, output
@@ -83,24 +90,23 @@ def test_signals_reach_every_host(pod, number):
 def test_a_preempted_pod_comes_back(pod, tmp_path):
     """Only if it is asked to; then in one go, and with what was ordered."""
     pod.create(2, "--spot")
-    done = tmp_path / "first life"
-    command = f'[ -e "{done}" ] && echo second life && exit; touch "{done}"; echo first life; sleep 60'
+    done = tmp_path / "done"
+    done.mkdir()
+    command = f'[ -e "{done}/$HOSTNAME" ] && echo second life && exit; touch "{done}/$HOSTNAME"; echo first life; sleep 60'
 
     def preempted(*flags: str) -> tuple[int, str]:
         process = pod.start("run", "pod", *flags, "--", "bash", "-c", command)
-        end = time.monotonic() + 30
-        while not done.exists() and time.monotonic() < end:
-            time.sleep(0.05)
-        time.sleep(0.5)
+        printed = read_until(process, "first life")
         pod.preempt()
         output, _ = process.communicate(timeout=60)
-        return process.returncode, output
+        return process.returncode, printed + output
 
     code, output = preempted()
     assert code == 1, output
     assert "--recreate" in output.splitlines()[-1]
     assert "SUSPENDED" in pod.type("status")[1]
-    done.unlink()
+    for path in done.iterdir():
+        path.unlink()
     code, output = pod.type("run", "pod", "--", "true")
     assert code == 1
     assert "it was preempted" in output

@@ -60,7 +60,8 @@ start() {
     fail "$running runs here already: stop it (Ctrl-C in its terminal), or wait for it"
   mkdir "$folder" 2> /dev/null || return 0  # started before
   touch "$folder/log"
-  setsid bash "$0" supervise "$folder" "$base/trees/$commit" "$@" < /dev/null > /dev/null 2>&1 &
+  # What starts in the background ignores SIGINT, which nothing but env undoes.
+  setsid env --default-signal=INT bash "$0" supervise "$folder" "$base/trees/$commit" "$@" < /dev/null > /dev/null 2>&1 &
   echo $! > "$folder/supervisor"
 }
 
@@ -70,7 +71,7 @@ supervise() {
   shift 2
   cd "$tree"
   export PATH="$base/venv/bin:$PATH" PYTHONPATH="$tree" PYTHONUNBUFFERED=1
-  set -m  # or the command would ignore SIGINT, as what runs in the background does
+  set -m  # the same for the command
   "$@" >> "$folder/log" 2>&1 &
   child=$!
   trap 'heard=yes; kill -s TERM "$child"' TERM

@@ -193,14 +193,25 @@ check_lost() {
   say "connection to $name lost; the command goes on there, trying again"
 }
 
-# Copies the log of each worker here, eight at a time; those of a preempted TPU are gone, except what was shown.
+# Copies the log of each worker here, eight at a time, and shows what the stream missed of the first one's.
+# Those of a preempted TPU are gone, except what was shown.
 keep_logs() {
-  local count number target
+  local count number shown
+  shown=$(wc -c < "$folder/worker-0.log")
   count=$(count_workers) || return 0
   for ((number = 0; number < count; number++)); do
-    target=$folder/worker-$number.log
-    { on_worker "$number" log "$run_name" > "$target.new" 2>> "$folder/gcloud.log" && mv "$target.new" "$target"; } || rm -f "$target.new" &
+    keep_log "$number" &
     [ $((number % 8)) -ne 7 ] || wait
   done
   wait
+  tail -c "+$((shown + 1))" "$folder/worker-0.log"
+}
+
+keep_log() {
+  local target=$folder/worker-$1.log
+  if on_worker "$1" log "$run_name" > "$target.new" 2>> "$folder/gcloud.log"; then
+    mv "$target.new" "$target"
+  else
+    rm -f "$target.new"
+  fi
 }
