@@ -114,12 +114,15 @@ def together() -> Iterator[None]:
         raise error
 
 
+def gather(text: str) -> list[str]:
+    """Gives a text and returns those of all processes, in their order; all must call this, and wait for each other."""
+    return [text] if _peers is None else _peers.exchange(text)
+
+
 def require_same(name: str, value: str) -> None:
     """Raises UserError unless all processes give the same text; `name` says what it is."""
-    if _peers is None:
-        return
-    others = [peer for peer, text in enumerate(_peers.exchange(value)) if text != value]
-    if others:
+    others = [peer for peer, text in enumerate(gather(value)) if text != value]
+    if others and _peers is not None:
         raise UserError(
             f"process {others[0]} was started with another {name} than process {_peers.index}: "
             "type the same command on every host"

@@ -48,8 +48,8 @@ def refuse(command: str, message: str) -> int:
 class Resource:
     """A queued resource and its hosts."""
 
-    def __init__(self, name: str):
-        self.folder = cloud() / "resources" / name
+    def __init__(self, name: str, place: pathlib.Path | None = None):
+        self.folder = (place or cloud()) / "resources" / name
         self.path = self.folder / "resource.json"
 
     @property
@@ -122,7 +122,9 @@ def queued_resources(verb: str, options: argparse.Namespace) -> int:
         return list_resources(options, hosts=False)
     if verb == "create":
         if fault("quota"):
-            return refuse(f"queued-resources.{verb}", "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepod...' has been exceeded.")
+            return refuse(
+                f"queued-resources.{verb}", "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepod...' has been exceeded."
+            )
         if resource.path.exists():
             return refuse(f"queued-resources.{verb}", f"ALREADY_EXISTS: Resource '{name}' already exists")
         resource.create(options)
@@ -215,7 +217,10 @@ def main(arguments: list[str]) -> int:
     group, verb = arguments[2:4]
     options = parser.parse_args(arguments[4:])
     if options.zone not in (*ZONES, "-"):
-        return refuse(f"{group}.{verb}", f"PERMISSION_DENIED: Permission denied on 'locations/{options.zone}' (or it may not exist).")
+        return refuse(
+            f"{group}.{verb}",
+            f"PERMISSION_DENIED: Permission denied on 'locations/{options.zone}' (or it may not exist).",
+        )
     return {"queued-resources": queued_resources, "tpu-vm": tpu_vm}[group](verb, options)
 
 

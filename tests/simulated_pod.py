@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 
+from tests.simulated_gcloud import Resource
+
 ROOT = pathlib.Path(__file__).parent.parent
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@test", "-c", "commit.gpgsign=false")
 
@@ -24,7 +26,9 @@ class Pod:
         self.git("init", "--quiet")
         self.commit()
         (self.cloud / "faults").mkdir(parents=True)
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TPU_"))} | {
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TPU_"))
+        } | {
             "PATH": f"{ROOT / 'tests' / 'simulated_cloud'}:{os.environ['PATH']}",
             "SIMULATED_CLOUD": str(self.cloud),
             "SIMULATED_PYTHON": sys.executable,
@@ -44,7 +48,13 @@ class Pod:
         line = [str(self.repository / "tpu_setup" / "tpu"), *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            line, cwd=self.repository, env=self.environment, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True
+            line,
+            cwd=self.repository,
+            env=self.environment,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def type(self, *arguments: str, answer: str = "", seconds: float = 60) -> tuple[int, str]:
@@ -66,8 +76,7 @@ class Pod:
 
     def preempt(self) -> None:
         """Takes the machine away, as the cloud does."""
-        code = "from tests.simulated_gcloud import Resource; Resource('pod').preempt()"
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=self.environment, check=True)
+        Resource("pod", self.cloud).preempt()
 
     @property
     def hosts(self) -> list[pathlib.Path]:

@@ -69,7 +69,9 @@ def test_a_host_that_fails_ends_the_others(pod):
 def test_a_lost_connection_loses_no_line(pod):
     pod.create(2)
     pod.fail("ssh", "2")
-    code, output = pod.type("run", "pod", "--", "bash", "-c", "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.2; done")
+    code, output = pod.type(
+        "run", "pod", "--", "bash", "-c", "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.2; done"
+    )
     assert code == 0, output
     assert [line for line in output.splitlines() if line.startswith("line")] == [f"line {i}" for i in range(1, 9)]
 
@@ -92,7 +94,9 @@ def test_a_preempted_pod_comes_back(pod, tmp_path):
     pod.create(2, "--spot")
     done = tmp_path / "done"
     done.mkdir()
-    command = f'[ -e "{done}/$HOSTNAME" ] && echo second life && exit; touch "{done}/$HOSTNAME"; echo first life; sleep 60'
+    command = (
+        f'[ -e "{done}/$HOSTNAME" ] && echo second life && exit; touch "{done}/$HOSTNAME"; echo first life; sleep 60'
+    )
 
     def preempted(*flags: str) -> tuple[int, str]:
         process = pod.start("run", "pod", *flags, "--", "bash", "-c", command)
@@ -167,11 +171,14 @@ def test_a_dry_run_prints_every_command_and_runs_none(pod):
 
 def test_shell_passes_shellcheck():
     """All of it: whatever begins as a shell script, or ends in .sh."""
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     shells = [
         name
         for name in files.splitlines()
-        if name.endswith(".sh") or ((ROOT / name).is_file() and (ROOT / name).read_bytes().startswith(b"#!/usr/bin/env bash"))
+        if name.endswith(".sh")
+        or ((ROOT / name).is_file() and (ROOT / name).read_bytes().startswith(b"#!/usr/bin/env bash"))
     ]
     assert {"tpu_setup/tpu", "tpu_setup/on_host.sh", ".ci/run"} <= set(shells)
     done = subprocess.run(["shellcheck", "-x", *shells], cwd=ROOT, capture_output=True, text=True, env=os.environ)

@@ -1,0 +1,52 @@
+"""Pretraining on a simulated pod that is taken away in mid-run, and what `experiments.doctor` finds there."""
+
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.pretraining import open_trained
+from core_jax.sharding import parse_mesh
+from tests import tiny_run
+from tests.process_group import FLAGS, QUICK, run_group
+from tests.simulated_pod import Pod
+
+PACKAGES = ("core_jax", "bert_jax", "vit_jax", "experiments")
+
+
+@pytest.fixture
+def pod(tmp_path) -> Pod:
+    pod = Pod(tmp_path, PACKAGES)
+    pod.environment |= {"JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": QUICK}
+    return pod
+
+
+@pytest.mark.slow
+def test_a_preempted_pod_ends_with_the_parameters_of_one_that_was_not(pod, tmp_path):
+    text, disturbed, whole = tiny_run.write_text(tmp_path / "text.txt"), tmp_path / "my bucket", tmp_path / "whole"
+    steps = {"steps": 1200, "checkpoint_every": 200, "log_every": 100}
+
+    def flags(workdir):
+        values = {"workdir": workdir, "data": f"text:{text}"} | FLAGS | steps
+        return [f"--{name}={value}" for name, value in values.items()]
+
+    pod.create(2, "--spot")
+    process = pod.start("run", "pod", "--recreate", "--", "python", "-m", "experiments.pretrain", *flags(disturbed))
+    end = time.monotonic() + 120
+    while not (disturbed / "checkpoints" / "200").exists() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+    pod.preempt()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "pod was preempted" in output
+    assert "going on from step" in output.partition("pod was preempted")[2]
+    assert pod.type("delete", "pod", "--yes")[0] == 0
+    codes, outputs = run_group(flags(whole), 2)
+    assert codes == [0, 0], outputs
+    mesh = parse_mesh("data:1", devices=jax.devices()[:1])
+    ours, theirs = (open_trained(str(folder), mesh, report=pytest.fail).params for folder in (disturbed, whole))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    scores = [json.loads((folder / "summary.json").read_text())["mlm_loss"] for folder in (disturbed, whole)]
+    assert scores[0] == scores[1]
