@@ -27,12 +27,12 @@ def check_same_code(hosts: Sequence[str], codes: Sequence[Mapping[str, Any]]) ->
     for name, expected in codes[0].items():
         others = {host: code[name] for host, code in zip(hosts, codes, strict=True) if code[name] != expected}
         if others:
-            text = f"{hosts[0]} has {name} {expected}, but " + ", ".join(
-                f"{host} has {it}" for host, it in others.items()
+            listed = ", ".join(f"{host} has {value}" for host, value in others.items())
+            text, mend = (
+                f"{hosts[0]} has {name} {expected}, but {listed}",
+                "the same everywhere: tpu_setup/tpu install NAME",
             )
-            findings.append(
-                Finding("broken", text, "tpu_setup/tpu install NAME: the same tree and libraries everywhere")
-            )
+            findings.append(Finding("broken", text, mend))
     short = ", ".join(f"{name} {(value or 'none')[:12]}" for name, value in codes[0].items())
     return findings or [Finding("ok", f"{len(hosts)} host{'s' if len(hosts) > 1 else ''} with {short}")]
 
@@ -48,9 +48,8 @@ def check_clocks(hosts: Sequence[str], times: Sequence[float]) -> Finding:
     off = {host: seconds - middle for host, seconds in zip(hosts, times, strict=True)}
     wrong = {host: difference for host, difference in off.items() if abs(difference) > CLOCK_SECONDS}
     if wrong:
-        return Finding(
-            "broken", f"clocks differ: {', '.join(f'{h} by {d:+.0f} s' for h, d in wrong.items())}", CLOCK_MEND
-        )
+        listed = ", ".join(f"{host} by {difference:+.0f} s" for host, difference in wrong.items())
+        return Finding("broken", f"clocks differ: {listed}", CLOCK_MEND)
     return Finding("ok", f"clocks agree to {max(times) - min(times):.1f} s")
 
 
@@ -104,9 +103,8 @@ def measure_all_reduce(size: int) -> AllReduce:
 def check_all_reduce(measured: AllReduce, size: int) -> Finding:
     """What a measurement says."""
     if not measured.right:
-        return Finding(
-            "broken", "a sum over all devices came out wrong", "a chip is damaged: delete the TPU, create another"
-        )
+        mend = "a chip or a link is damaged: delete the TPU, and create another"
+        return Finding("broken", "a sum over all devices came out wrong", mend)
     rate = measured.bytes_sent / measured.seconds / 1e9
-    text = f"a sum of {size / 2**20:.0f} MiB over all devices took {measured.seconds * 1e3:.2f} ms: {rate:.2f} GB/s a device"
-    return Finding("ok", text)
+    took = f"{measured.seconds * 1e3:.2f} ms: {rate:.2f} GB/s a device"
+    return Finding("ok", f"a sum of {size / 2**20:.0f} MiB over all devices took {took}")

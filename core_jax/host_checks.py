@@ -38,9 +38,8 @@ def holders(patterns: Sequence[str] = TPU_FILES, processes: str = "/proc") -> di
         process = pathlib.Path(link).parents[1]
         try:
             if int(process.name) != os.getpid() and os.path.realpath(link) in files:
-                found[int(process.name)] = (
-                    process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                )
+                line = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(process.name)] = line.decode(errors="replace").strip()
         except OSError:  # it has ended meanwhile, or is another user's
             continue
     return found

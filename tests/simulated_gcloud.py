@@ -1,8 +1,8 @@
 """A stand-in for `gcloud compute tpus`: a cloud in a folder, whose hosts are folders and whose programs really run.
 
 Simulated are: the cloud's answers, the network (ssh and scp are local), and what hosts install (they use the libraries
-of the test's interpreter). Real are: the committed tree on each host, sessions, signals, logs, exit codes, processes that
-find each other through jax.distributed, and their death when the machine is taken away.
+of the test's interpreter). Real are: the committed tree on each host, sessions, signals, logs, exit codes, processes
+that find each other through jax.distributed, and their death when the machine is taken away.
 
 SIMULATED_CLOUD names the folder. In its `faults/` a file makes something fail: `quota`, `scp`; `ssh` holds how many
 connections to come break, each after a line; `pip` holds pip's exit code.

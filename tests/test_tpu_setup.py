@@ -1,6 +1,6 @@
 """The whole life of a pod against a stand-in for gcloud, whose hosts are folders and whose programs really run."""
 
-import os
+import pathlib
 import signal
 import subprocess
 
@@ -171,15 +171,13 @@ def test_a_dry_run_prints_every_command_and_runs_none(pod):
 
 def test_shell_passes_shellcheck():
     """All of it: whatever begins as a shell script, or ends in .sh."""
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
-    shells = [
-        name
-        for name in files.splitlines()
-        if name.endswith(".sh")
-        or ((ROOT / name).is_file() and (ROOT / name).read_bytes().startswith(b"#!/usr/bin/env bash"))
-    ]
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    shells = [name for name in names if (ROOT / name).is_file() and is_shell(ROOT / name)]
     assert {"tpu_setup/tpu", "tpu_setup/on_host.sh", ".ci/run"} <= set(shells)
-    done = subprocess.run(["shellcheck", "-x", *shells], cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    done = subprocess.run(["shellcheck", "-x", *shells], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def is_shell(path: pathlib.Path) -> bool:
+    return path.suffix == ".sh" or path.read_bytes().startswith(b"#!/usr/bin/env bash")
