@@ -138,6 +138,8 @@ class TrainingConfig:
     keep_checkpoints: int = dataclasses.field(default=3, metadata=ELASTIC)  # how many of the newest stay
     # without a sign of life, after which one of several processes counts as dead, and the run ends on all
     silence_seconds: int = dataclasses.field(default=60, metadata=ELASTIC)
+    # seconds in which no step ends, after which every host says where it is and writes its Python stacks; 0: never
+    hang_limit: int = dataclasses.field(default=1800, metadata=ELASTIC)
 
     def __post_init__(self):
         counts = ("steps", "global_batch_size", "accumulation_steps", "log_every", "keep_checkpoints")
@@ -149,6 +151,7 @@ class TrainingConfig:
             bool(self.plan) or not self.plan_search,
             "--plan_search=True needs a slice to search on, such as --plan=v5e-8",
         )
+        require(self.hang_limit >= 0, f"--hang_limit={self.hang_limit}: expected seconds, or 0 (never)")
         require(self.data_workers >= -1, f"--data_workers={self.data_workers}: expected a number, 0 or more, or -1")
         require(0 <= self.ema_decay < 1, f"--ema_decay={self.ema_decay}: expected at least 0 and below 1")
         require(0 <= self.seed < 2**31, f"--seed={self.seed}: expected a whole number from 0 to {2**31 - 1}")

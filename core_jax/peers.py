@@ -19,6 +19,7 @@ from core_jax.errors import UserError
 USER_ERROR, FAILED = 2, 1  # exit codes
 GRACE_SECONDS = 3.0  # for the main thread to end by itself, once the run is to end
 UNWINDING_SECONDS = 60.0  # if it has begun to
+PLACE_SECONDS = 5.0  # that processes which hang wait for each other to say where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,15 @@ class Peers:
         after = self._read("beat")
         return [peer for peer in range(self.count) if before.get(str(peer)) == after.get(str(peer)) != "left"]
 
+    def compare_places(self, place: str) -> dict[int, str]:
+        """Says where this process is, and returns what each says within seconds; for when all seem to wait."""
+        self._set(f"place/{self.index}", place)
+        end = time.monotonic() + PLACE_SECONDS
+        while time.monotonic() < end and len(self._read("place")) < self.count:
+            time.sleep(self._pause)
+        told = self._read("place")
+        return {peer: told.get(str(peer), "goes on, or does not say") for peer in range(self.count)}
+
     def abandon(self, code: int) -> NoReturn:
         """Exits at once, without waiting for the other processes as a good end does.
 
@@ -219,7 +229,7 @@ class Peers:
         self.abandon(failure.code)
 
     def _set(self, key, value):
-        overwrite = key.startswith("beat/")
+        overwrite = key.startswith(("beat/", "place/"))
         try:
             self._client.key_value_set(key, value, allow_overwrite=overwrite)
         except jax.errors.JaxRuntimeError as error:

@@ -22,11 +22,13 @@ class Stopwatch:
         self._clock = clock
         self._start = self._lap = clock()
         self.seconds: dict[str, float] = dict.fromkeys(REASONS, 0.0)
+        self.phase = ""  # what is being done now, of REASONS
 
     def next_batch(self, batches: Iterator[Any], running: PyTree[Array] | None) -> Any:
         """The next batch; the time until it came is a wait unless the step `running` still runs when it is there."""
-        start = self._clock()
+        start, self.phase = self._clock(), "data_wait"
         batch = next(batches)
+        self.phase = ""
         idle = running is None or all(leaf.is_ready() for leaf in jax.tree.leaves(running))
         self.seconds["data_wait" if idle else "step"] += self._clock() - start
         return batch
@@ -34,8 +36,9 @@ class Stopwatch:
     @contextlib.contextmanager
     def span(self, name: str) -> Iterator[None]:
         """Counts what happens inside under `name`, and leaves it out of the current lap unless it is a step."""
-        start = self._clock()
+        start, self.phase = self._clock(), name
         yield
+        self.phase = ""
         spent = self._clock() - start
         self.seconds[name] += spent
         if name != "step":

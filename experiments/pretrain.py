@@ -21,6 +21,7 @@ from core_jax.config import to_json
 from core_jax.data import check_batch, choose_workers, training_batches
 from core_jax.family import Data, Evaluated, Family
 from core_jax.flops import count_flops
+from core_jax.hangs import HangWatch, describe_collectives
 from core_jax.optimizers import averaged_params, schedule, training_optimizer
 from core_jax.peaks import mesh_peak, utilization
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
@@ -200,7 +201,8 @@ def loop(
         workers=choose_workers(training.data_workers),
     )
     learning_rate = schedule(config.optimizer, training.steps)
-    with StepProgress(first_step, training.steps) as bar, jax.set_mesh(session.mesh):
+    watch = HangWatch(float(training.hang_limit), stopwatch, first_step, describe_collectives(session.mesh))
+    with StepProgress(first_step, training.steps) as bar, watch, jax.set_mesh(session.mesh):
         peak = mesh_peak(session.mesh)
         with stopwatch.span("compile"):
             step_flops = count_flops(step, session.abstract, family.batch_shapes(config)) if peak else 0
@@ -211,7 +213,11 @@ def loop(
             recorder.write(number, "train", values)
             bar.report(number, values, family.wording.shown)
 
-        hooks = Hooks(record, evaluate, checkpoints.save, bar.advance, session.stopping)
+        def advance(number: int) -> None:
+            bar.advance(number)
+            watch.advance(number)
+
+        hooks = Hooks(record, evaluate, checkpoints.save, advance, session.stopping)
         cadence = Cadence(training.log_every, training.evaluate_every, training.checkpoint_every)
         return fit(state, step, batches, last_step=training.steps, cadence=cadence, hooks=hooks, stopwatch=stopwatch)
 

@@ -78,6 +78,10 @@ class Pod:
         """Takes the machine away, as the cloud does."""
         Resource("pod", self.cloud).preempt()
 
+    def close(self) -> None:
+        """Ends what still runs on its hosts."""
+        Resource("pod", self.cloud).take_hosts()
+
     @property
     def hosts(self) -> list[pathlib.Path]:
         return sorted((self.cloud / "resources" / "pod" / "hosts").glob("w-*"))

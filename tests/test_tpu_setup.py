@@ -3,6 +3,7 @@
 import pathlib
 import signal
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,8 +11,10 @@ from tests.simulated_pod import ROOT, Pod
 
 
 @pytest.fixture
-def pod(tmp_path) -> Pod:
-    return Pod(tmp_path)
+def pod(tmp_path) -> Iterator[Pod]:
+    pod = Pod(tmp_path)
+    yield pod
+    pod.close()
 
 
 def read_until(process: subprocess.Popen, expected: str) -> str:

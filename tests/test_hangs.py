@@ -1,0 +1,76 @@
+"""Steps that really hang are reported, with the place of each process."""
+
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from core_jax.hangs import HangWatch, describe_collectives
+from core_jax.sharding import parse_mesh
+from core_jax.stopwatch import Stopwatch
+
+
+def wait_for(path, text):
+    end = time.monotonic() + 60
+    while text not in path.read_text():
+        assert time.monotonic() < end, path.read_text()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("phase", ["step", "data_wait"])
+def test_a_hang_is_reported_once_with_step_phase_and_stacks(phase, tmp_path):
+    """A computation on the device that does not end, or a source that gives nothing."""
+    release, path, stopwatch = threading.Event(), tmp_path / "log", Stopwatch()
+
+    def wait() -> np.ndarray:
+        release.wait(60)
+        return np.ones((), np.float32)
+
+    def wait_on_the_device() -> None:
+        step = jax.jit(lambda x: x + jax.pure_callback(wait, jax.ShapeDtypeStruct((), "float32")))
+        with stopwatch.span("step"):
+            jax.block_until_ready(step(jnp.ones(())))
+
+    def wait_for_data() -> None:
+        stopwatch.next_batch(iter(lambda: release.wait(60), None), None)
+
+    hanging = {"step": wait_on_the_device, "data_wait": wait_for_data}[phase]
+    with path.open("w+") as log:
+
+        def run():
+            with HangWatch(0.3, stopwatch, 11, "all-reduce of gradients over data:8", log) as watch:
+                hanging()
+                watch.advance(12)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        wait_for(path, "Python stacks")
+        time.sleep(1)
+        release.set()
+        thread.join()
+    text = path.read_text()
+    assert text.count("hang: no step has ended") == 1
+    assert f"in step 12 ({phase})" in text
+    assert "all-reduce of gradients over data:8" in text
+    assert hanging.__name__ in text.partition("Python stacks")[2]
+    assert "step 12 has ended after" in text
+
+
+def test_steps_that_end_are_not_reported(tmp_path):
+    path = tmp_path / "log"
+    for limit in (0.0, 5.0):
+        with path.open("w") as log, HangWatch(limit, Stopwatch(), 0, "", log) as watch:
+            for step in range(3):
+                time.sleep(0.1)
+                watch.advance(step + 1)
+    assert path.read_text() == ""
+
+
+def test_collectives_follow_the_mesh():
+    assert describe_collectives(parse_mesh("data:2,tensor:4")) == (
+        "all-reduce of gradients over data:2; all-reduce of activations over tensor:4"
+    )
+    assert describe_collectives(parse_mesh("data:1")) == "none: there is one device"
