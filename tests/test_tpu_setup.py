@@ -1,13 +1,12 @@
 """The whole life of a pod against a stand-in for gcloud, whose hosts are folders and whose programs really run."""
 
-import pathlib
 import signal
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.simulated_pod import ROOT, Pod
+from tests.simulated_pod import Pod
 
 
 @pytest.fixture
