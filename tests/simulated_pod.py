@@ -23,6 +23,7 @@ class Pod:
             shutil.copytree(ROOT / name, self.repository / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", self.repository)
         (self.repository / ".gitignore").write_text("/runs/\n__pycache__/\n")
+        self.started: list[subprocess.Popen] = []
         self.git("init", "--quiet")
         self.commit()
         (self.cloud / "faults").mkdir(parents=True)
@@ -47,23 +48,16 @@ class Pod:
         """Types `tpu_setup/tpu ...`; output is joined."""
         line = [str(self.repository / "tpu_setup" / "tpu"), *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(
-            line,
-            cwd=self.repository,
-            env=self.environment,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=subprocess.STDOUT,
-            text=True,
+        process = subprocess.Popen(
+            line, **place, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        self.started.append(process)
+        return process
 
     def type(self, *arguments: str, answer: str = "", seconds: float = 60) -> tuple[int, str]:
         """The exit code of `tpu_setup/tpu ...`, and all that it printed."""
         process = self.start(*arguments)
-        try:
-            output, _ = process.communicate(answer, timeout=seconds)
-        finally:
-            process.kill()
+        output, _ = process.communicate(answer, timeout=seconds)
         return process.returncode, output
 
     def create(self, hosts: int = 2, *flags: str) -> None:
@@ -79,7 +73,10 @@ class Pod:
         Resource("pod", self.cloud).preempt()
 
     def close(self) -> None:
-        """Ends what still runs on its hosts."""
+        """Ends what still runs, here and on its hosts."""
+        for process in self.started:
+            process.kill()
+            process.wait()
         Resource("pod", self.cloud).take_hosts()
 
     @property

@@ -11,7 +11,7 @@ import pytest
 from bert_jax.pretraining import open_trained
 from core_jax.sharding import parse_mesh
 from tests import tiny_run
-from tests.process_group import FLAGS, QUICK, run_group
+from tests.process_group import FLAGS, QUICK, group
 from tests.simulated_pod import Pod
 
 PACKAGES = ("core_jax", "bert_jax", "vit_jax", "experiments")
@@ -45,8 +45,8 @@ def test_a_preempted_pod_ends_with_the_parameters_of_one_that_was_not(pod, tmp_p
     assert "pod was preempted" in output
     assert "going on from step" in output.partition("pod was preempted")[2]
     assert pod.type("delete", "pod", "--yes")[0] == 0
-    codes, outputs = run_group(flags(whole), 2)
-    assert codes == [0, 0], outputs
+    with group(flags(whole), 2) as undisturbed:
+        assert undisturbed.finish(600)[0] == [0, 0], undisturbed.outputs()
     mesh = parse_mesh("data:1", devices=jax.devices()[:1])
     ours, theirs = (open_trained(str(folder), mesh, report=pytest.fail).params for folder in (disturbed, whole))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
@@ -56,7 +56,7 @@ def test_a_preempted_pod_ends_with_the_parameters_of_one_that_was_not(pod, tmp_p
 
 @pytest.mark.slow
 def test_the_doctor_looks_at_every_host(pod, tmp_path):
-    """All well; then one host with another commit and a run that its mesh does not allow."""
+    """All is well; then the command is one that would not start."""
     pod.create(2)
     pretraining = ["python", "-m", "experiments.pretrain", f"--workdir={tmp_path / 'my bucket'}", "--data=sample"]
     code, output = pod.type("doctor", "pod", "--", *pretraining, "--mesh=data:2", seconds=600)
