@@ -47,9 +47,14 @@ class Pod:
     def start(self, *arguments: str) -> subprocess.Popen:
         """Types `tpu_setup/tpu ...`; output is joined."""
         line = [str(self.repository / "tpu_setup" / "tpu"), *arguments]
-        pipe = subprocess.PIPE
         process = subprocess.Popen(
-            line, **place, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            line,
+            cwd=self.repository,
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self.started.append(process)
         return process
