@@ -7,6 +7,7 @@ import threading
 import time
 from typing import IO
 
+import jax
 from jax.sharding import Mesh
 
 from core_jax import distributed
@@ -84,12 +85,16 @@ class HangWatch:
             f"hang: no step has ended for {self._limit:.0f} s (--hang_limit). Here, in step {self._step + 1} "
             f"({phase or 'other'}): {PHASES[phase]}. Collectives of a step: {self._collectives}."
         )
-        others = distributed.compare_places(place)
-        if others:
-            self._say("all processes: " + "; ".join(f"{peer}: {told}" for peer, told in sorted(others.items())))
-            self._say("one that is elsewhere than the others is the one that they wait for; its stacks say why")
         self._say("Python stacks of this process:")
         faulthandler.dump_traceback(self._output, all_threads=True)
+        try:
+            places = distributed.compare_places(place)
+        except jax.errors.JaxRuntimeError as error:
+            self._say(f"where the other processes are cannot be asked: {error}")
+            return
+        if places:
+            self._say("all processes: " + "; ".join(f"{peer}: {told}" for peer, told in sorted(places.items())))
+            self._say("the one that is elsewhere than the others is the one that they wait for: see its stacks")
 
     def _say(self, text):
         print(text, file=self._output, flush=True)

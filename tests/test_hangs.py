@@ -11,6 +11,9 @@ import pytest
 from core_jax.hangs import HangWatch, describe_collectives
 from core_jax.sharding import parse_mesh
 from core_jax.stopwatch import Stopwatch
+from tests import tiny_run
+from tests.hanging_host import STEPS
+from tests.process_group import FLAGS, group
 
 
 def wait_for(path, text):
@@ -74,3 +77,19 @@ def test_collectives_follow_the_mesh():
         "all-reduce of gradients over data:2; all-reduce of activations over tensor:4"
     )
     assert describe_collectives(parse_mesh("data:1")) == "none: there is one device"
+
+
+@pytest.mark.slow
+def test_the_host_that_the_others_wait_for_is_named(tmp_path):
+    """The second of two processes gets no data, so that the first waits for it in a collective."""
+    text = tiny_run.write_text(tmp_path / "text.txt")
+    values = {"workdir": tmp_path / "run", "data": f"text:{text}"} | FLAGS | {"steps": 100, "hang_limit": 15}
+    with group([f"--{name}={value}" for name, value in values.items()], 2, command="tests.hanging_host") as two:
+        two.wait_until(lambda: all("all processes:" in output for output in two.outputs()), seconds=600)
+        first, second = (output[output.rindex("hang:") :] for output in two.outputs())
+    assert "(data_wait): the host waits for its batch" in second
+    assert "in hanging" in second.partition("Python stacks")[2]
+    assert "(data_wait)" not in first
+    assert "all-reduce of gradients over data:2" in first
+    for report in (first, second):
+        assert f"1: step {STEPS + 1}, data_wait" in report
