@@ -46,6 +46,7 @@ def test_a_life(pod):
     for home in pod.hosts:
         assert len((home / "pip.log").read_text().splitlines()) == 1
         assert "tpu_setup/constraints.txt" in (home / "pip.log").read_text()
+    pod.commit()  # the run was of another commit
     assert pod.type("logs", "pod", "--worker=1")[1].splitlines()[0] == "1 of 2"
     status = pod.type("status")[1]
     assert [line.split()[:4] for line in status.splitlines()[1:]] == [
@@ -59,6 +60,7 @@ def test_a_life(pod):
     assert len(pod.type("status")[1].splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_host_that_fails_ends_the_others(pod):
     pod.create(2)
     command = '[ "$JAX_PROCESS_ID" = 1 ] && exit 3; trap "echo told; exit 143" TERM; while :; do sleep 0.1; done'
@@ -78,7 +80,7 @@ def test_a_lost_connection_loses_no_line(pod):
     assert [line for line in output.splitlines() if line.startswith("line")] == [f"line {i}" for i in range(1, 9)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signals_reach_every_host(pod, number):
     pod.create(2)
     name = signal.Signals(number).name
@@ -91,6 +93,7 @@ def test_signals_reach_every_host(pod, number):
     assert [log.count("saved") for log in pod.logs()[0].values()] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_preempted_pod_comes_back(pod, tmp_path):
     """Only if it is asked to; then in one go, and with what was ordered."""
     pod.create(2, "--spot")

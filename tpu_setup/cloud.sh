@@ -138,6 +138,10 @@ await_active() {
         ;;
     esac
     nap "$poll_seconds"
+    if [ -n "$pending" ]; then
+      say "the order stays in the queue: tpu_setup/tpu status; tpu_setup/tpu delete $name"
+      exit $((128 + $(kill -l "$pending")))
+    fi
   done
 }
 

@@ -3,19 +3,24 @@
 
 patience=${TPU_PATIENCE_SECONDS:-60} # that hosts may go on after one has failed, and connections may fail in a row
 
-# Runs a function of on_host.sh, of the committed tree, on one worker or on all.
+# Runs a function of on_host.sh, of the tree of `commit`, on one worker or on all.
 on_worker() {
   local whom=$1
   shift
-  ssh_worker "$whom" "bash bert-vit-jax/trees/$(git -C "$root" rev-parse HEAD)/tpu_setup/on_host.sh $(quoted "$@")"
+  ssh_worker "$whom" "bash bert-vit-jax/trees/$commit/tpu_setup/on_host.sh $(quoted "$@")"
+}
+
+# Decides on the commit that hosts get, once: a run that comes back after a preemption has the same.
+choose_commit() {
+  local changed
+  commit=$(git -C "$root" rev-parse HEAD) || mistake "$root is no git repository: hosts get its committed tree"
+  changed=$(git -C "$root" status --porcelain | wc -l | tr -d ' ')
+  [ "$changed" = 0 ] || say "note: $changed files differ from the commit ${commit:0:9}, or are not in it: hosts get the commit"
 }
 
 # Copies exactly the committed tree to every host, and installs what it needs.
 send_tree() {
-  local scratch archive changed
-  commit=$(git -C "$root" rev-parse HEAD) || mistake "$root is no git repository: hosts get its committed tree"
-  changed=$(git -C "$root" status --porcelain | wc -l | tr -d ' ')
-  [ "$changed" = 0 ] || say "note: $changed files differ from the commit ${commit:0:9}, or are not in it: hosts get the commit"
+  local scratch archive
   scratch=$(mktemp -d)
   archive=bert-vit-jax-$commit.tar.gz
   git -C "$root" archive --format=tar.gz --output="$scratch/$archive" "$commit"
@@ -40,7 +45,8 @@ newest_run() {
 # Runs `command` on every host; the exit code is its own.
 run() {
   local state
-  pending='' asked=''
+  choose_commit
+  asked=''
   trap 'pending=INT' INT
   trap 'pending=TERM' TERM
   state=$(resource_state)
@@ -72,10 +78,19 @@ recreate_resource() {
 
 # One life of the run; false if the TPU was taken away, else `code` is the command's exit code.
 run_once() {
-  send_tree
+  local refused
+  (send_tree) || {
+    refused=$?
+    if [ -n "$recreate" ] && is_gone "$(resource_state)"; then return 1; fi
+    exit $refused
+  }
   run_name=$(date -u +%Y%m%d-%H%M%S)-${commit:0:9}
   folder=$record/$run_name
-  [ -n "$dry_run" ] || { mkdir -p "$folder" && quoted "${command[@]}" > "$folder/command"; }
+  if [ -z "$dry_run" ]; then
+    mkdir -p "$folder"
+    quoted "${command[@]}" > "$folder/command"
+    echo "$commit" > "$folder/commit"
+  fi
   say "running on every host of $name; logs: ${folder#"$PWD"/}"
   if ! on_worker all start "$run_name" "$commit" "${command[@]}"; then
     stop_all TERM
@@ -113,7 +128,9 @@ follow_run() {
   code=0
   touch "$log"
   while :; do
-    { on_worker 0 follow "$run_name" "$(wc -c < "$log" | tr -d ' ')" 2>> "$folder/gcloud.log" | tee -a "$log"; } &
+    set -m  # a process group of its own, so that it can be ended, and Ctrl-C does not reach it
+    { on_worker 0 follow "$run_name" "$(wc -c < "$log" | tr -d ' ')" 2>> "$folder/gcloud.log" | tee -a "$log"; } < /dev/null &
+    set +m
     follower=$!
     while kill -0 "$follower" 2> /dev/null; do
       attend "$follower"
@@ -136,20 +153,21 @@ follow_run() {
 attend() {
   local until=$((SECONDS + poll_seconds)) states
   while [ $SECONDS -lt $until ] && kill -0 "$1" 2> /dev/null; do
-    hand_on_signal
+    hand_on_signal "$1"
     nap 0.5
   done
   kill -0 "$1" 2> /dev/null || return 0
   if states=$(on_worker all state "$run_name" 2>> "$folder/gcloud.log"); then
     judge "$states" || true
   elif is_gone "$(resource_state)"; then
-    kill "$1" 2> /dev/null || true
+    kill -- "-$1" 2> /dev/null || true
   fi
 }
 
 hand_on_signal() {
   [ -n "$pending" ] || return 0
   if [ -n "$asked" ]; then
+    [ -z "${1:-}" ] || kill -- "-$1" 2> /dev/null || true
     say "detached: the command goes on to its end; tpu_setup/tpu logs $name"
     exit $((128 + $(kill -l "$pending")))
   fi
