@@ -59,7 +59,7 @@ class Pod:
         self.started.append(process)
         return process
 
-    def type(self, *arguments: str, answer: str = "", seconds: float = 60) -> tuple[int, str]:
+    def type(self, *arguments: str, answer: str = "", seconds: float = 300) -> tuple[int, str]:
         """The exit code of `tpu_setup/tpu ...`, and all that it printed."""
         process = self.start(*arguments)
         output, _ = process.communicate(answer, timeout=seconds)

@@ -88,7 +88,7 @@ def test_signals_reach_every_host(pod, number):
     process = pod.start("run", "pod", "--", "bash", "-c", command)
     read_until(process, "ready")
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 128 + number, output
     assert [log.count("saved") for log in pod.logs()[0].values()] == [1, 1]
 
@@ -107,7 +107,7 @@ def test_a_preempted_pod_comes_back(pod, tmp_path):
         process = pod.start("run", "pod", *flags, "--", "bash", "-c", command)
         printed = read_until(process, "first life")
         pod.preempt()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         return process.returncode, printed + output
 
     code, output = preempted()
