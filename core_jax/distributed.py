@@ -124,6 +124,12 @@ def compare_places(place: str) -> dict[int, str]:
     return {} if _peers is None else _peers.compare_places(place)
 
 
+def forget_place() -> None:
+    """Takes back what `compare_places` said: this process goes on."""
+    if _peers is not None:
+        _peers.forget_place()
+
+
 def require_same(name: str, value: str) -> None:
     """Raises UserError unless all processes give the same text; `name` says what it is."""
     others = [peer for peer, text in enumerate(gather(value)) if text != value]

@@ -59,6 +59,7 @@ class HangWatch:
         """Notes that a step has ended: so many are taken."""
         if self._reported:
             self._say(f"step {step} has ended after {time.monotonic() - self._since:.0f} s: it was no hang")
+            distributed.forget_place()
         self._step, self._since, self._reported = step, time.monotonic(), False
 
     def __enter__(self) -> "HangWatch":

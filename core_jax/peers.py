@@ -132,6 +132,10 @@ class Peers:
         told = self._read("place")
         return {peer: told.get(str(peer), "goes on, or does not say") for peer in range(self.count)}
 
+    def forget_place(self) -> None:
+        """Takes back what `compare_places` said."""
+        self._client.key_value_delete(f"place/{self.index}")
+
     def abandon(self, code: int) -> NoReturn:
         """Exits at once, without waiting for the other processes as a good end does.
 

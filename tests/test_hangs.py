@@ -85,11 +85,15 @@ def test_the_host_that_the_others_wait_for_is_named(tmp_path):
     text = tiny_run.write_text(tmp_path / "text.txt")
     values = {"workdir": tmp_path / "run", "data": f"text:{text}"} | FLAGS | {"steps": 100, "hang_limit": 15}
     with group([f"--{name}={value}" for name, value in values.items()], 2, command="tests.hanging_host") as two:
-        two.wait_until(lambda: all("all processes:" in output for output in two.outputs()), seconds=600)
-        first, second = (output[output.rindex("hang:") :] for output in two.outputs())
+        place = f"1: step {STEPS + 1}, data_wait"  # a busy machine may have reported slow steps before
+        two.wait_until(lambda: all(place in last_report(output) for output in two.outputs()), seconds=600)
+        first, second = map(last_report, two.outputs())
     assert "(data_wait): the host waits for its batch" in second
     assert "in hanging" in second.partition("Python stacks")[2]
     assert "(data_wait)" not in first
     assert "all-reduce of gradients over data:2" in first
-    for report in (first, second):
-        assert f"1: step {STEPS + 1}, data_wait" in report
+    assert "0: step" in second
+
+
+def last_report(output: str) -> str:
+    return output[output.rfind("hang:") :]

@@ -147,8 +147,9 @@ def test_refusals_say_what_to_type(pod):
     pod.fail("quota")
     refused(1, "iam-admin/quotas", *order)
     refused(2, "in which zone is pod?", "delete", "pod", "--yes")  # what was refused left nothing
-    pod.create(2)
-    refused(1, "tpu_setup/tpu delete pod", *order)  # there is one
+    pod.create(2, "--spot")
+    refused(1, "tpu_setup/tpu delete pod", *order)  # there is one, and how it was ordered stays known
+    assert "tier=spot" in (pod.repository / "runs" / "tpu" / "pod" / "order").read_text()
     refused(2, "run needs a command", "run", "pod")
     pod.fail("scp")
     refused(1, "cannot be reached", "run", "pod", "--", "true")

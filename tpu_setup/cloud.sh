@@ -63,6 +63,7 @@ order() {
   [ -z "$internal_ips" ] || flags+=(--internal-ips)
   if [ -z "$dry_run" ]; then  # before it exists: what is ordered must be known here, even if this is killed
     mkdir -p "$record"
+    [ ! -f "$record/order" ] || cp "$record/order" "$record/order.before"
     for key in type zone project runtime tier valid_until service_account network subnetwork internal_ips; do
       printf '%s=%s\n' "$key" "${!key}"
     done > "$record/order"
@@ -71,7 +72,8 @@ order() {
 }
 
 explain_refusal() {
-  [ -n "$(resource_state)" ] || rm -f "$record/order"
+  rm -f "$record/order"
+  [ ! -f "$record/order.before" ] || [ -z "$(resource_state)" ] || mv "$record/order.before" "$record/order"
   fail "$name was not ordered, see above (gcloud's exit code $1). If it is:
   a quota          --spot and other zones have quotas of their own; ask for more at https://console.cloud.google.com/iam-admin/quotas
   a zone or type   gcloud compute tpus locations list
