@@ -38,7 +38,7 @@ function formatTick(value, step, format) {
 function formatValue(value, format) {
   if (format === "percent") return (100 * value).toFixed(Math.abs(value) < 0.1 ? 2 : 1) + " %";
   if (Math.abs(value) >= 1e4 || format === "rate") return withSuffix(value, 3);
-  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(2);
+  if (value !== 0 && Math.abs(value) < 1e-3) return String(Number(value.toPrecision(3)).toExponential());
   return String(Number(value.toPrecision(4)));
 }
 
@@ -58,14 +58,16 @@ function linearTicks(low, high, count) {
   return { ticks, step };
 }
 
-function logTicks(low, high) {
-  const factors = Math.log10(high / low) > 3 ? [1] : Math.log10(high / low) > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
-  const ticks = [];
-  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++)
-    for (const factor of factors) {
-      const tick = factor * 10 ** power;
-      if (tick >= low * 0.999 && tick <= high * 1.001) ticks.push(Number(tick.toPrecision(3)));
-    }
+// As many round numbers as stand apart.
+function logTicks(low, high, at) {
+  let ticks = [];
+  for (const factors of [[1], [1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9]]) {
+    const finer = [];
+    for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++)
+      finer.push(...factors.map((factor) => Number((factor * 10 ** power).toPrecision(3))).filter((tick) => tick >= low && tick <= high));
+    if (ticks.length > 1 && finer.some((tick, place) => place && at(finer[place - 1]) - at(tick) < 18)) break;
+    ticks = finer;
+  }
   return ticks;
 }
 
@@ -74,9 +76,8 @@ function verticalScale(values, isLog, top, bottom) {
   if (isLog) {
     const margin = (high / low) ** 0.05 || 1;
     [low, high] = high > low ? [low / margin, high * margin] : [low / 2, high * 2];
-    const ticks = logTicks(low, high);
     const at = (value) => bottom - ((Math.log(value) - Math.log(low)) / Math.log(high / low)) * (bottom - top);
-    return { at, ticks, step: 0 };
+    return { at, ticks: logTicks(low, high, at), step: 0 };
   }
   if (high - low < 1e-9 * Math.max(Math.abs(high), 1e-30)) {
     const around = Math.abs(high) * 0.1 || 1;
@@ -103,14 +104,30 @@ function interpolate(value, from, to) {
   return to[first] + Math.min(share, 1) * (to[first + 1] - to[first]);
 }
 
-// A running mean in which the newest value weighs 1 - weight; divided by its weights, so that it starts at the first.
+// Through each point the straight line that fits its neighbours best, each of which weighs `weight` times as much as the
+// one before it. A mean over what came before would lag behind a curve that falls, one over both sides bend its ends.
 function smooth(values, weight) {
-  let mean = 0, total = 0;
-  return values.map((value) => {
-    mean = weight * mean + (1 - weight) * value;
-    total = weight * total + (1 - weight);
-    return mean / total;
+  const reach = Math.min(Math.ceil(Math.log(0.01) / Math.log(weight)), values.length);
+  const kernel = Array.from({ length: reach + 1 }, (_, distance) => weight ** distance);
+  return values.map((value, place) => {
+    let total = 0, first = 0, second = 0, sum = 0, slope = 0;
+    const last = Math.min(place + reach, values.length - 1);
+    for (let other = Math.max(place - reach, 0); other <= last; other++) {
+      const distance = other - place, share = kernel[Math.abs(distance)];
+      total += share;
+      first += share * distance;
+      second += share * distance * distance;
+      sum += share * values[other];
+      slope += share * distance * values[other];
+    }
+    const spread = total * second - first * first;
+    return spread > 1e-9 ? (second * sum - first * slope) / spread : value;
   });
+}
+
+// On a logarithmic axis it is the logarithms that are smoothed: what is positive stays so.
+function smoothOn(isLog, values, weight) {
+  return isLog ? smooth(values.map(Math.log), weight).map(Math.exp) : smooth(values, weight);
 }
 
 function pathOf(xs, ys) {
@@ -132,7 +149,7 @@ function visibleCurves(panel, runs, view) {
       ...series, run, place: series.run, steps, values,
       low: pick(series.low), high: pick(series.high),
       xs: view.axis === "steps" ? steps : steps.map((step) => interpolate(step, run.elapsed.steps, elapsed)),
-      shown: smooths ? smooth(values, view.smoothing) : values,
+      shown: smooths ? smoothOn(isLog, values, view.smoothing) : values,
       isSmooth: smooths,
     };
   }).filter((curve) => curve.values.length);
@@ -225,9 +242,9 @@ function drawPanel(panel, holder, runs, view) {
   for (const value of baselines) {
     const y = vertical.at(value);
     make("line", { x1: box.left, x2: box.right, y1: y, y2: y, class: "baseline" }, svg);
-    make("text", { x: box.left + 4, y: y - 4, class: "tick haloed" }, svg, "baseline " + formatValue(value, panel.format));
   }
   for (const training of [true, false]) for (const curve of curves) if (curve.training === training) drawCurve(svg, curve, horizontal, vertical);
+  for (const value of baselines) make("text", { x: box.left + 4, y: vertical.at(value) - 4, class: "tick haloed" }, svg, "baseline " + formatValue(value, panel.format));
   for (const label of labels) label.y = vertical.at(label.curve.shown[label.curve.shown.length - 1]);
   for (const label of placeLabels(labels, box.top, box.bottom)) {
     const text = make("text", { x: box.right + 9, y: label.y + 4, class: "label " + styleOf(label.curve.place).class }, svg);

@@ -118,7 +118,9 @@ class Curves:
         return {name: np.concatenate([[0.0], np.cumsum(column)]) for name, column in columns.items()}
 
 
-def thinned(steps: Float[np.ndarray, " N"], values: Float[np.ndarray, " N"], points: int) -> dict[str, list[float]]:
+def thinned(
+    steps: Float[np.ndarray, " N"], values: Float[np.ndarray, " N"], points: int
+) -> dict[str, list[float | int]]:
     """A curve of at most so many points, in which every spike is still seen.
 
     Args:
@@ -141,6 +143,6 @@ def thinned(steps: Float[np.ndarray, " N"], values: Float[np.ndarray, " N"], poi
     }
 
 
-def rounded(values: Float[np.ndarray, " N"]) -> list[float]:
+def rounded(values: Float[np.ndarray, " N"]) -> list[float | int]:
     """Numbers as short as they can be in the page: whole ones exactly, others to some digits."""
     return [int(value) if value == int(value) else float(f"{value:.{DIGITS}g}") for value in values.tolist()]

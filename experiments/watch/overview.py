@@ -42,9 +42,9 @@ def _cells(name: str, run: Run, now: float) -> dict[str, str]:
     state = run.state(now)
     split, scores = newest_scores(run)
     scored = _score("loss", scores.pop("loss", None))
-    beside = baseline("loss", run)
-    if scored and beside is not None:
-        scored += tag("small", f"baseline {_score('loss', beside)}")
+    beside, against = baseline("loss", run), ""
+    if beside is not None:
+        against = tag("small", f"baseline {_score('loss', beside)}")
     return {
         "run": swatch(name) + tag("small", escape(kind_of(run))),
         "state": tag("span", state, class_=f"state {state}"),
@@ -52,7 +52,7 @@ def _cells(name: str, run: Run, now: float) -> dict[str, str]:
         "time left": duration(run.seconds_left()) if state == "running" else "",
         "speed": _speed(run),
         "training loss": _score("loss", run.curves.train.newest("loss")),
-        "scored loss": scored + tag("small", escape(split)) if scored else "",
+        "scored loss": scored + tag("small", escape(split)) + against if scored else "",
         "scores": "".join(
             _named_score(metric, scores[metric], run) for metric in ordered(scores.keys())[:SHOWN_SCORES]
         ),
@@ -98,8 +98,9 @@ def _score(metric, value):
 
 def _named_score(metric, value, run):
     beside = baseline(metric, run)
-    against = "" if beside is None else " " + tag("span", f"(baseline {_score(metric, beside)})", class_="soft")
-    return tag("div", f"{escape(describe(metric).title)} {_score(metric, value)}{against}")
+    against = "" if beside is None else " " + tag("span", f"(baseline {_score(metric, beside)})", class_="soft number")
+    shown = tag("span", _score(metric, value), class_="number")
+    return tag("div", f"{escape(describe(metric).title)} {shown}{against}")
 
 
 def duration(seconds: float | None) -> str:

@@ -32,9 +32,9 @@ class Run:
     changed: float | None  # seconds since the epoch at which it last gave a sign of life
 
     @classmethod
-    def open(cls, workdir: epath.Path) -> "Run":
+    def open(cls, workdir: epath.PathLike) -> "Run":
         """A run whose lines are still to be read."""
-        return cls(workdir, Curves(workdir), {}, {}, None)
+        return cls(epath.Path(workdir), Curves(workdir), {}, {}, None)
 
     def read(self) -> None:
         """Takes in what its folder holds now."""
