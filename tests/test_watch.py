@@ -11,9 +11,11 @@ import tomllib
 import numpy as np
 import pytest
 
+from bert_jax.filled_masks import FILLED_MASKS
 from core_jax.errors import UserError
 from core_jax.workdir import lock
 from experiments.families import BertFamily, MaeFamily, VitFamily
+from experiments.watch import samples
 from experiments.watch.__main__ import main
 from experiments.watch.catalogue import BASELINES, CHANCES
 from experiments.watch.curves import Curves, thinned
@@ -208,6 +210,17 @@ def test_nothing_in_a_run_can_become_part_of_the_page(tmp_path):
     assert "<script>alert" not in page
     addresses = set(re.findall(r"""https?:[^"'\s)]+""", page))
     assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not an address that is loaded
+
+
+def test_filled_masks_are_shown(tmp_path):
+    workdir = make_run(tmp_path)
+    (workdir / FILLED_MASKS).write_text(json.dumps([[["a <b>", ["right", "wrong"]], [["same", "same"], "end"]]]))
+    page = page_of(workdir)
+    assert 'a &lt;b&gt; <mark class="wrong">wrong</mark> <small>(right)</small>' in page
+    assert "<mark>same</mark> end" in page
+    (workdir / FILLED_MASKS).write_text("[[[3]]]")
+    assert "<mark" not in page_of(workdir)
+    assert samples.FILLED_MASKS == FILLED_MASKS
 
 
 def test_baselines_are_those_of_the_families():

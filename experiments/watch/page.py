@@ -15,7 +15,8 @@ from experiments.watch.markup import color, swatch, tag
 from experiments.watch.overview import overview
 from experiments.watch.panels import build_panels, build_runs
 from experiments.watch.runs import Run
-from experiments.watch.sections import samples, settings, time_split
+from experiments.watch.samples import samples
+from experiments.watch.sections import settings, time_split
 
 HERE = pathlib.Path(__file__).parent
 SCRIPTS = ("chart.js", "page.js")

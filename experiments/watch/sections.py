@@ -1,4 +1,4 @@
-"""What of the page stands below the curves: the split of time, samples, settings."""
+"""What of the page stands below the curves: the split of time and the settings."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,7 +6,6 @@ from typing import Any
 
 from core_jax.stopwatch import REASONS
 from experiments.watch.markup import color, section, swatch, tag
-from experiments.watch.pictures import PAGE_BYTES, Picture, find_pictures
 from experiments.watch.runs import Run
 
 REASON_NAMES = {
@@ -56,28 +55,6 @@ def _bar(shares):
 
 def _patch(reason):
     return tag("svg", tag("rect", class_=reason, width="100%", height="100%"), aria_hidden="true")
-
-
-def samples(runs: Mapping[str, Run]) -> str:
-    """The pictures that lie in the work folders, each once; nothing where there are none."""
-    places = {name: place for place, name in enumerate(runs)}
-    owners: dict[str, list[str]] = {}
-    pictures: dict[str, Picture] = {}
-    for name, run in runs.items():
-        for picture in find_pictures(run.workdir):
-            owners.setdefault(picture.uri, []).append(name)
-            pictures[picture.uri] = picture
-    cards, left_out, taken = [], [], 0
-    for uri, picture in sorted(pictures.items(), key=lambda item: item[1].rank):
-        if taken + len(uri) > PAGE_BYTES:
-            left_out.append(picture.path)
-            continue
-        taken += len(uri)
-        names = " ".join(tag("span", swatch(name), class_=color(places[name])) for name in owners[uri])
-        image = f'<img src="{uri}" width="{picture.width}" height="{picture.height}" alt="{escape(picture.title)}">'
-        cards.append(tag("div", tag("h3", escape(picture.title)) + tag("p", names) + image, class_="card"))
-    rest = tag("p", f"Left out, for the size of the page: {escape(', '.join(left_out))}") if left_out else ""
-    return section("Samples", tag("div", "".join(cards), class_="samples") + rest) if cards else ""
 
 
 def settings(runs: Mapping[str, Run]) -> str:
