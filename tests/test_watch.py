@@ -164,7 +164,12 @@ def test_mistakes(tmp_path, monkeypatch, capsys):
     }.items():
         with pytest.raises(UserError, match=rf"^{folder} holds no run: .*{found}.*experiments.watch runs/bert-tiny"):
             main([folder])
-    mistakes = {(): "no work folder", ("text", "--refresh=0"): "1 or more", ("text", "--out=text"): "folder"}
+    mistakes = {
+        (): "no work folder",
+        ("text", "--refresh=0"): "1 or more",
+        ("text", "--out=text"): "folder",
+        ("text", "--out=no/a"): "no folder",
+    }
     for arguments, found in mistakes.items():
         with pytest.raises(SystemExit, match="2"):
             main(list(arguments))

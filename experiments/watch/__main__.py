@@ -33,6 +33,10 @@ class Watching:
         require(bool(self.workdirs), "no work folder given; type one, such as runs/bert-tiny")
         require(self.refresh > 0, f"--refresh={self.refresh}: expected seconds, 1 or more; --once=True writes once")
         require(not os.path.isdir(self.out), f"--out={self.out} is a folder; expected the name of a file")
+        folder = os.path.dirname(self.out) or "."
+        require(
+            "://" in folder or os.path.isdir(folder), f"--out={self.out}: there is no folder {folder}; make it first"
+        )
 
 
 def main(arguments: list[str]) -> int:
@@ -53,8 +57,9 @@ def main(arguments: list[str]) -> int:
             time.sleep(flags.refresh)
             runs = watched.read()
             write_page(path, runs, flags.refresh)
+        say("all runs are finished")
     except KeyboardInterrupt:
-        say("no longer watched")
+        say("no longer watched; the runs go on")
     write_page(path, watched.read(), 0)
     return 0
 

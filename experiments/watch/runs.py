@@ -97,7 +97,7 @@ class Watched:
         self._folders = folders
         self._runs: dict[str, Run] = {}
         for folder in folders:
-            if not any(is_run(path) for path in find_runs(epath.Path(folder))):
+            if next(find_runs(epath.Path(folder)), None) is None:
                 raise UserError(_why_no_run(folder))
 
     def read(self) -> dict[str, Run]:
