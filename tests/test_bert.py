@@ -194,7 +194,9 @@ def test_unigram_scores_by_hand():
     frequencies = (counts + 1) / (counts.sum() + CONFIG.vocab_size)
     losses = -np.log(frequencies[batch["mlm_labels"]])
     right = batch["mlm_labels"] == counts.argmax()
-    found = make_scoring(model(), counts)(bert_params(), jax.tree.map(jnp.asarray, batch))
+    found, filled = make_scoring(model(), counts)(bert_params(), jax.tree.map(jnp.asarray, batch))
+    right_pieces = np.sum((filled == batch["mlm_labels"]) * weights)
+    np.testing.assert_allclose(found["mlm_accuracy"], [right_pieces, weights.sum()])
     alone = unigram_scores(counts)(jax.tree.map(jnp.asarray, batch))
     for scores in (found, alone):
         np.testing.assert_allclose(scores["unigram_loss"], [(losses * weights).sum(), weights.sum()], rtol=1e-6)
