@@ -144,7 +144,7 @@ class BertFamily:
     ) -> list[str]:
         """How some held-out text is filled, as text; TensorBoard has the curves."""
         del config, params
-        if evaluated.filled is None:
+        if evaluated.filled is None:  # as of a run of several processes
             return []
         path = os.path.join(workdir, FILLED_MASKS)
         save_filled_masks(path, data.held_out, data.tokenizer, evaluated.filled)

@@ -138,5 +138,8 @@ class Family(Protocol):
         ...
 
     def draw(self, config: Any, workdir: str, data: Any, evaluated: Evaluated, params: PyTree) -> list[str]:
-        """Draws the pictures that a run ends with these parameters; gives their paths."""
+        """Draws the pictures that a run ends with these parameters; gives their paths.
+
+        Every process calls it, since the parameters may lie across them; the first one writes.
+        """
         ...

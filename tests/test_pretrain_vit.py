@@ -13,6 +13,7 @@ from core_jax.checkpoints import saved_steps
 from core_jax.sharding import parse_mesh
 from experiments import evaluate, predict, pretrain
 from experiments.families import PRESETS, is_of_images
+from tests.process_group import run_group
 from tests.test_bad_input import message
 from tests.tiny_run import finish, start
 from tests.tiny_vit import FLAGS, flags
@@ -141,6 +142,15 @@ def test_stopped_or_killed_the_same_command_goes_on(tmp_path):
         assert code == 0, output
         assert "going on from step" in output
         assert_equal_runs(folder, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_masked_autoencoder_on_several_hosts_ends_with_its_pictures(tmp_path):
+    """Parameters lie across the hosts, so that all of them must take part in what is drawn."""
+    command = flags(tmp_path, objective="mae", mesh="fsdp:2", steps=2, warmup_steps=1, log_every=1, evaluate_every=0)
+    codes, outputs = run_group(command, 2)
+    assert codes == [0, 0], outputs
+    assert (tmp_path / "reconstructions.png").stat().st_size > 1000
 
 
 BAD_FLAGS = {

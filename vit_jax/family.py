@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -140,6 +141,8 @@ class VitFamily:
     ) -> list[str]:
         """Which classes are taken for which, and the losses by step."""
         del config, params
+        if jax.process_index() != 0:
+            return []
         paths = []
         if evaluated.confusion is not None and len(data.classes) <= DRAWN_CLASSES:
             paths.append(os.path.join(workdir, "confusion_matrix.png"))
