@@ -111,7 +111,7 @@ def cut_patches(images: Pixels, side: int) -> Patches:
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
 
 
-def join_patches(patches: Float[Array, "B T F"], rows: int, columns: int, side: int) -> Float[Array, "B H W C"]:
+def join_patches(patches: Patches, rows: int, columns: int, side: int) -> Pixels:
     """The images whose patches these are: the inverse of `cut_patches`."""
     images = patches.reshape(len(patches), rows, columns, side, side, -1).transpose(0, 1, 3, 2, 4, 5)
     return images.reshape(len(patches), rows * side, columns * side, -1)
