@@ -3,7 +3,7 @@
 Axes: B batch, T positions, D width, H x W pixels, C channels, P side of a patch.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,9 +17,8 @@ from core_jax.matmul import matmul
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.transformer import compute_dtype, initializer, layer_norm, linear
 
-# On a device or, where rows are packed, on the host.
-Pixels = Float[Array, "B H W C"] | Float[np.ndarray, "B H W C"]
-Patches = Float[Array, "B T F"] | Float[np.ndarray, "B T F"]
+# Pixels or patches: on a device or, where rows are packed, on the host.
+Values = TypeVar("Values", Float[Array, "B ..."], Float[np.ndarray, "B ..."])
 
 
 class Embedding(nn.Module):
@@ -104,15 +103,15 @@ class PatchEmbedding(nn.Module):
         )
 
 
-def cut_patches(images: Pixels, side: int) -> Patches:
-    """The values of the pixels of each patch, row by row; F = side x side x C."""
+def cut_patches(images: Values, side: int) -> Values:
+    """B H W C -> B T F: the values of the pixels of each patch, row by row; F = side x side x C."""
     batch, height, width, channels = images.shape
     patches = images.reshape(batch, height // side, side, width // side, side, channels)
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
 
 
-def join_patches(patches: Patches, rows: int, columns: int, side: int) -> Pixels:
-    """The images whose patches these are: the inverse of `cut_patches`."""
+def join_patches(patches: Values, rows: int, columns: int, side: int) -> Values:
+    """B T F -> B H W C: the images whose patches these are: the inverse of `cut_patches`."""
     images = patches.reshape(len(patches), rows, columns, side, side, -1).transpose(0, 1, 3, 2, 4, 5)
     return images.reshape(len(patches), rows * side, columns * side, -1)
 
@@ -151,8 +150,9 @@ class ImageEmbeddings(nn.Module):
         self, images: Float[Array, "B H W C"] | PackedPatches, *, train: bool = False
     ) -> Float[Array, "B T D"]:
         """Embeds."""
-        config, tokens, packed = self.config, int(self.class_token), isinstance(images, PackedPatches)
-        patches = PatchEmbedding(config, self.patch_size, name="patch")(images.patches if packed else images)
+        config, tokens = self.config, int(self.class_token)
+        pixels = images.patches if isinstance(images, PackedPatches) else images
+        patches = PatchEmbedding(config, self.patch_size, name="patch")(pixels)
         extra = []
         if self.positions == "learned":
             rows = tokens + self.grid[0] * self.grid[1]
@@ -166,7 +166,7 @@ class ImageEmbeddings(nn.Module):
             init = nn.initializers.truncated_normal(0.02)
             extra.append(self.param("registers", init, (1, self.registers, config.width)))
         extra = [x.astype(patches.dtype) for x in extra]
-        if packed:
+        if isinstance(images, PackedPatches):
             hidden = patches + self.packed_positions(table[0, tokens:], images)
             for number, vector in enumerate(jnp.concatenate(extra, axis=1)[0] if extra else (), start=1):
                 hidden = jnp.where((images.front == number)[:, :, None], vector[None, None], hidden)

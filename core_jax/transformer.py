@@ -165,8 +165,9 @@ class CrossAttention(nn.Module):
         query, key, value = (
             linear(y, *HeadProjection(config, name=name)()).reshape(heads(y)) for name, y in sources.items()
         )
-        both = {"query_segments": segments, "key_segments": other_segments}
-        mixed = attend(query, key, value, **both, implementation="xla").reshape(x.shape)
+        mixed = attend(
+            query, key, value, query_segments=segments, key_segments=other_segments, implementation="xla"
+        ).reshape(x.shape)
         return linear(mixed, *HeadProjection(config, merges=True, name="out")())
 
 

@@ -106,8 +106,8 @@ def useful_flops(config: VitConfig, batch: dict[str, Any], classes: int) -> Rati
     segments, numbers = batch["segments"], segment_numbers(counted.shape[1])
     tokens = jnp.sum(segments[:, None, :] == numbers[None, :, None], axis=2) * counted  # of each image
     patches = jnp.maximum(tokens - (config.tokens - config.grid[0] * config.grid[1]), 0)
-    sums = (jnp.sum(count, dtype=jnp.float32) for count in (patches, tokens, tokens**2))
-    needed = packed_flops(config, images, *sums, classes)
+    in_all = [jnp.sum(count, dtype=jnp.float32) for count in (patches, tokens, tokens**2)]
+    needed = packed_flops(config, images, in_all[0], in_all[1], in_all[2], classes)
     return jnp.asarray(needed, jnp.float32), jnp.float32(whole_flops(config, batch, classes))
 
 
