@@ -14,10 +14,12 @@ import pytest
 from core_jax.data import Examples, training_batches
 from core_jax.embeddings import join_patches
 from core_jax.errors import UserError
-from tests.packed_noise import COUNT, ROWS, NoisePictures, batch_of, layout_of, packed_rows
+from tests.packed_noise import COUNT, NoisePictures, batch_of, layout_of, packed_rows
 from tests.tiny_training import mesh_of
 from tests.tiny_vit import CLASSES, CONFIG
+from vit_jax.family import VitFamily
 from vit_jax.image_files import BadImageError
+from vit_jax.model_flops import whole_flops
 from vit_jax.packed_images import PackedImages, grid_within
 from vit_jax.presets import PRESETS
 from vit_jax.pretraining import batch_shapes
@@ -117,12 +119,16 @@ def config_of(**flags):
 
 
 def test_planned_shapes_are_those_of_rows():
-    config = config_of(global_batch_size=ROWS, class_token=True)
+    config = config_of(global_batch_size=4, class_token=True)
     packed = packed_rows(row_layout(config.model, config.rows))
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), batch_shapes(config))
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), batch_of(packed, 1)) == jax.tree.map(
-        lambda shape: ((1, *shape[0][1:]), shape[1]), shapes, is_leaf=lambda leaf: isinstance(leaf, tuple)
-    )
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), batch_of(packed, 4)) == shapes
+    family = VitFamily()
+    assert (family.units(config), family.name_of_rows(config)) == (6, "packed rows")  # 68 tokens; 5, 10 or 17 an image
+    layout = row_layout(config.model, config.rows)
+    assert (layout.length, layout.images) == (68, 13)
+    vit = family.model_ahead(config)
+    assert family.model_flops(vit, batch_shapes(config)) == whole_flops(config.model, batch_shapes(config), 10)
 
 
 BAD_FLAGS = {
