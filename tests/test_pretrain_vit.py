@@ -153,6 +153,31 @@ def test_a_masked_autoencoder_on_several_hosts_ends_with_its_pictures(tmp_path):
     assert (tmp_path / "reconstructions.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_packed_images_in_two_parts_and_on_another_mesh(tmp_path):
+    """The same run to the bit where it stopped between, up to rounding on a mesh; scored by the ordinary model."""
+    changes = {"packing": True, "resolutions": "4,8", "mixup": 0, "schedule": "constant", "label_smoothing": 0.1}
+    elsewhere = {"mesh": "data:4,fsdp:2", "accumulation_steps": 1}
+    for name, parts in {
+        "whole": [{}],
+        "parts": [{"steps": 8}, {}],
+        "mesh": [elsewhere],
+    }.items():
+        for part in parts:
+            assert pretrain.main(flags(tmp_path / name, **changes | part)) == 0
+    assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
+    for ours, theirs in zip(lines(tmp_path / "mesh", "train"), lines(tmp_path / "whole", "train"), strict=True):
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+        assert 0 < ours["useful_flops"] < ours["useful_positions"] < 1
+        assert ours["useful_positions"] == theirs["useful_positions"] > 0.9
+        assert ours["useful_tokens_per_second"] > ours["images_per_second"] > 0
+    found = summary(tmp_path / "whole")
+    assert found["train_examples"] + found["held_out_examples"] == 1797
+    assert found["train_rows"] < found["train_examples"] / 3
+    assert evaluate.main([f"--init={tmp_path / 'whole'}", f"--output={tmp_path / 's.json'}", "--mesh=data:1"]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["accuracy"] == found["accuracy"]
+
+
 BAD_FLAGS = {
     "patches that do not divide the image": ({"patch_size": 3}, ("--image_size=8", "--patch_size=3", "use 6 or 9")),
     "data of an unknown kind": ({"data": "photos"}, ("photos", "images:DIR")),
@@ -160,6 +185,7 @@ BAD_FLAGS = {
     "too few classes": ({"classes": 5}, ("--classes=5", "10 classes")),
     "colours of another number": ({"channels": 2}, ("--channels=2",)),
     "an average that forgets nothing": ({"ema_decay": 1.0}, ("--ema_decay=1.0",)),
+    "packed images that are mixed": ({"packing": True, "resolutions": "4,8"}, ("--mixup=0.4", "add --mixup=0")),
     "init that is not there": ({"init": "/nowhere"}, ("/nowhere", "work folder")),
     "fewer images than a batch": ({"global_batch_size": 4096}, ("images", "4096")),
     "mesh that does not divide the heads": ({"mesh": "tensor:8"}, ("tensor:8", "these work")),
