@@ -1,5 +1,6 @@
 """BERT as a family that `experiments.pretrain` trains."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from bert_jax import pretraining, tasks
 from bert_jax.config import BertPretraining
 from bert_jax.corpus_report import corpus_figures
 from bert_jax.diagnosis import corpus_findings, training_findings
+from bert_jax.filled_masks import FILLED_MASKS, save_filled_masks
 from bert_jax.model import BertForPretraining
 from bert_jax.model_flops import whole_flops
 from bert_jax.packed_pairs import PackedPairs
@@ -117,13 +119,7 @@ class BertFamily:
 
     def make_evaluation(self, config: BertPretraining, model: BertForPretraining, data: Text, mesh: Mesh) -> Evaluation:
         """The scoring of held-out text."""
-        evaluate = pretraining.make_evaluation(model, data, config, mesh)
-
-        def score(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
-            scores = evaluate(params, stopping)
-            return None if scores is None else Evaluated(scores)
-
-        return score
+        return pretraining.make_evaluation(model, data, config, mesh)
 
     def describe(self, data: Text) -> str:
         """Vocabulary and number of examples."""
@@ -146,6 +142,10 @@ class BertFamily:
     def draw(
         self, config: BertPretraining, workdir: str, data: Text, evaluated: Evaluated, params: PyTree
     ) -> list[str]:
-        """Nothing: TensorBoard has the curves."""
-        del config, workdir, data, evaluated, params
-        return []
+        """How some held-out text is filled, as text; TensorBoard has the curves."""
+        del config, params
+        if evaluated.filled is None:  # as of a run of several processes
+            return []
+        path = os.path.join(workdir, FILLED_MASKS)
+        save_filled_masks(path, data.held_out, data.tokenizer, evaluated.filled)
+        return [path]

@@ -31,6 +31,7 @@ from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
 from core_jax.data import evaluation_batches
 from core_jax.distributed import first_decides
+from core_jax.family import Evaluated, Evaluation
 from core_jax.metrics import means
 from core_jax.train import RATES
 from core_jax.trained import trained_params
@@ -225,9 +226,7 @@ def open_trained(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> Tra
     return Trained(config, model, tokenizer, load_params(model, tokenizer, workdir, mesh, report))
 
 
-def make_evaluation(
-    model: BertForPretraining, text: Text, config: BertPretraining, mesh: Mesh
-) -> Callable[[PyTree, Callable[[], bool]], dict[str, float] | None]:
+def make_evaluation(model: BertForPretraining, text: Text, config: BertPretraining, mesh: Mesh) -> Evaluation:
     """Builds the scoring of held-out text.
 
     Args:
@@ -236,13 +235,15 @@ def make_evaluation(
       config: says how many passes, in batches of what size.
       mesh: where it is computed.
     Returns:
-      (params, stopping) -> scores by name, the unigram baseline's among them; None where `stopping()` became true.
-      Every held-out example is counted once a pass, and all passes are the same every time.
+      (params, stopping) -> scores by name, the unigram baseline's among them, and how the first batch is filled; None
+      where `stopping()` became true. Every held-out example is counted once a pass, and all passes are the same every
+      time.
     """
     score = make_scoring(model, text.unigram_counts)
 
-    def evaluate(params: PyTree, stopping: Callable[[], bool]) -> dict[str, float] | None:
+    def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
         metrics: list[Any] = []
+        filled: list[Any] = []
         batches = evaluation_batches(
             text.held_out, mesh, batch_size=config.training.global_batch_size, passes=config.text.evaluation_passes
         )
@@ -250,9 +251,12 @@ def make_evaluation(
             for batch in batches:
                 if stopping():
                     return None
-                metrics.append(score(params, batch))
+                found, pieces = score(params, batch)
+                metrics.append(found)
+                filled = filled or [pieces]
         values = means(jax.device_get(metrics))
         values = {name: value for name, value in values.items() if name not in RATES}
-        return {"loss": values["mlm_loss"] + config.next_sentence_weight * values["nsp_loss"]} | values
+        scores = {"loss": values["mlm_loss"] + config.next_sentence_weight * values["nsp_loss"]} | values
+        return Evaluated(scores, filled=jax.device_get(filled[0]) if jax.process_count() == 1 else None)
 
     return evaluate

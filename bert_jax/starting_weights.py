@@ -43,25 +43,32 @@ def read_foreign(init: str) -> Imported:
 
 
 def adopt_architecture(config: BertPretraining, report: Callable[[str], None]) -> BertPretraining:
-    """The configuration with the sizes of the checkpoint that --init names, where it comes from another program.
+    """The configuration with the sizes of what --init names.
 
     Args:
       config: from the command line.
       report: is told which sizes differed.
     Raises:
-      UserError: the checkpoint's config cannot be read, or does not go with the rest.
+      UserError: the sizes cannot be read, or do not go with the rest.
     """
-    if not is_foreign(config.init):
+    if not config.init:
         return config
-    kind, path = config.init.split(":", 1)
-    folder = pathlib.Path(path).expanduser()
-    file = folder / "config.json" if kind == "hf" else folder.with_name("bert_config.json")
-    theirs = from_peer_config(file, original=kind == "tf")
+    theirs = architecture_of(config.init)
     values = {name: getattr(theirs, name) for name in ARCHITECTURE}
     changed = [f"{name} {value}" for name, value in values.items() if value != getattr(config.model, name)]
     if changed:
         report(f"--init={config.init} sets, instead of {config.preset}: {', '.join(changed)}")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **values))
+
+
+def architecture_of(init: str) -> BertConfig:
+    """The model that --init names."""
+    if not is_foreign(init):
+        return read_config(init, BertPretraining).model
+    kind, path = init.split(":", 1)
+    folder = pathlib.Path(path).expanduser()
+    file = folder / "config.json" if kind == "hf" else folder.with_name("bert_config.json")
+    return from_peer_config(file, original=kind == "tf")
 
 
 def check_init(init: str) -> None:
@@ -73,7 +80,6 @@ def check_init(init: str) -> None:
     if is_foreign(init):
         check_sizes(init, read_foreign(init))
     elif init:
-        read_config(init, BertPretraining)
         check_saved(os.path.join(init, "checkpoints"))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int64, Key, PyTree
+from jaxtyping import Array, Float, Int, Int64, Key, PyTree
 
 from bert_jax.model import BertForPretraining
 from bert_jax.model_flops import useful_flops
@@ -43,29 +43,32 @@ def pretraining_loss(model: BertForPretraining, *, train: bool, next_sentence_we
     """
 
     def loss(params: PyTree, batch: dict[str, Any], key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-        packed = {name: batch[name] for name in PACKED_INPUTS if name in batch}
-        logits: Any = model.apply(
-            {"params": params}, *(batch[name] for name in INPUTS), **packed, train=train, rngs={"dropout": key}
-        )
-        mlm_logits, nsp_logits = logits
-        weights = batch["weights"]
-        terms = {
-            "mlm": cross_entropy(mlm_logits, batch["mlm_labels"], weights["mlm"]),
-            "nsp": cross_entropy(nsp_logits, batch["nsp_labels"], weights["nsp"]),
-        }
-        useful = jnp.sum(batch["segments"] > 0, dtype=jnp.float32)
-        metrics = {
-            "mlm_loss": terms["mlm"],
-            "nsp_loss": terms["nsp"],
-            "mlm_accuracy": accuracy(mlm_logits, batch["mlm_labels"], weights["mlm"]),
-            "nsp_accuracy": accuracy(nsp_logits, batch["nsp_labels"], weights["nsp"]),
-            "useful_positions": (useful, jnp.float32(batch["segments"].size)),
-            "useful_flops": useful_flops(model.config, batch),
-        }
-        nsp_sum, pairs = terms["nsp"]
-        return objective(terms | {"nsp": (next_sentence_weight * nsp_sum, pairs)}, batch.get("totals")), metrics
+        mlm_logits, nsp_logits = _logits(model, params, batch, key, train=train)
+        metrics = _measure(model, mlm_logits, nsp_logits, batch)
+        nsp_sum, pairs = metrics["nsp_loss"]
+        terms = {"mlm": metrics["mlm_loss"], "nsp": (next_sentence_weight * nsp_sum, pairs)}
+        return objective(terms, batch.get("totals")), metrics
 
     return loss
+
+
+def _logits(model, params, batch, key, *, train) -> Any:
+    packed = {name: batch[name] for name in PACKED_INPUTS if name in batch}
+    inputs = (batch[name] for name in INPUTS)
+    return model.apply({"params": params}, *inputs, **packed, train=train, rngs={"dropout": key})
+
+
+def _measure(model, mlm_logits, nsp_logits, batch) -> Metrics:
+    weights = batch["weights"]
+    useful = jnp.sum(batch["segments"] > 0, dtype=jnp.float32)
+    return {
+        "mlm_loss": cross_entropy(mlm_logits, batch["mlm_labels"], weights["mlm"]),
+        "nsp_loss": cross_entropy(nsp_logits, batch["nsp_labels"], weights["nsp"]),
+        "mlm_accuracy": accuracy(mlm_logits, batch["mlm_labels"], weights["mlm"]),
+        "nsp_accuracy": accuracy(nsp_logits, batch["nsp_labels"], weights["nsp"]),
+        "useful_positions": (useful, jnp.float32(batch["segments"].size)),
+        "useful_flops": useful_flops(model.config, batch),
+    }
 
 
 def training_step(
@@ -113,13 +116,22 @@ def unigram_scores(counts: Int64[np.ndarray, " V"]) -> Callable[[dict[str, Any]]
 
 def make_scoring(
     model: BertForPretraining, counts: Int64[np.ndarray, " V"]
-) -> Callable[[PyTree, dict[str, Any]], Metrics]:
-    """Compiled (params, batch) -> metrics on held-out text, the baseline's beside the model's."""
-    loss, baseline = pretraining_loss(model, train=False), unigram_scores(counts)
+) -> Callable[[PyTree, dict[str, Any]], tuple[Metrics, Int[Array, "B P"]]]:
+    """The scoring of held-out text.
+
+    Args:
+      model: to score.
+      counts: occurrences of each piece in the training text.
+    Returns:
+      Compiled (params, batch) -> metrics, the baseline's beside the model's, and the most probable piece at each
+      predicted position.
+    """
+    baseline = unigram_scores(counts)
 
     @jax.jit
-    def score(params: PyTree, batch: dict[str, Any]) -> Metrics:
-        _, metrics = loss(params, batch, jax.random.key(0))
-        return metrics | baseline(batch)
+    def score(params: PyTree, batch: dict[str, Any]) -> tuple[Metrics, Int[Array, "B P"]]:
+        mlm_logits, nsp_logits = _logits(model, params, batch, jax.random.key(0), train=False)
+        metrics = _measure(model, mlm_logits, nsp_logits, batch)
+        return metrics | baseline(batch), jnp.argmax(mlm_logits, axis=-1)
 
     return score

@@ -3,7 +3,7 @@
 Axes: B batch, T positions, D width, H x W pixels, C channels, P side of a patch.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,9 +12,13 @@ from jaxtyping import Array, Float, Int
 
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_units
+from core_jax.grid_positions import bicubic_weights, sincos_positions, sincos_waves
 from core_jax.matmul import matmul
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.transformer import compute_dtype, initializer, layer_norm, linear
+
+# Pixels or patches: on a device or, where rows are packed, on the host.
+Values = TypeVar("Values", Float[Array, "B ..."], Float[np.ndarray, "B ..."])
 
 
 class Embedding(nn.Module):
@@ -84,35 +88,51 @@ class PatchEmbedding(nn.Module):
     patch_size: int
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B T D"]:
-        """The patches of each image, row by row."""
-        side, channels = self.patch_size, images.shape[-1]
+    def __call__(self, images: Float[Array, "B H W C"] | Float[Array, "B T F"]) -> Float[Array, "B T D"]:
+        """The patches of each image, row by row; or patches that were cut before."""
+        side, is_cut = self.patch_size, images.ndim == 3
+        channels = images.shape[-1] // side**2 if is_cut else images.shape[-1]
         init = nn.initializers.lecun_normal() if self.config.initializer == "xavier" else initializer(self.config)
         kernel = self.param("kernel", init, (side, side, channels, self.config.width), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.config.width,), jnp.float32)
         dtype = compute_dtype(self.config)
         return linear(
-            cut_patches(images.astype(dtype), side),
+            images.astype(dtype) if is_cut else cut_patches(images.astype(dtype), side),
             kernel.astype(dtype).reshape(-1, self.config.width),
             bias.astype(dtype),
         )
 
 
-def cut_patches(images: Float[Array, "B H W C"], side: int) -> Float[Array, "B T F"]:
-    """The values of the pixels of each patch, row by row; F = side x side x C."""
+def cut_patches(images: Values, side: int) -> Values:
+    """B H W C -> B T F: the values of the pixels of each patch, row by row; F = side x side x C."""
     batch, height, width, channels = images.shape
     patches = images.reshape(batch, height // side, side, width // side, side, channels)
     return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, side * side * channels)
 
 
-def join_patches(patches: Float[Array, "B T F"], rows: int, columns: int, side: int) -> Float[Array, "B H W C"]:
-    """The images whose patches these are: the inverse of `cut_patches`."""
+def join_patches(patches: Values, rows: int, columns: int, side: int) -> Values:
+    """B T F -> B H W C: the images whose patches these are: the inverse of `cut_patches`."""
     images = patches.reshape(len(patches), rows, columns, side, side, -1).transpose(0, 1, 3, 2, 4, 5)
     return images.reshape(len(patches), rows * side, columns * side, -1)
 
 
+class PackedPatches(NamedTuple):
+    """Patches of several images in a row; each image is its class token and registers, where there are any, then its
+    patches, row by row."""
+
+    patches: Float[Array, "B T F"]  # values of the pixels of each, as `cut_patches` gives them
+    segments: Int[Array, "B T"]  # 1, 2, ... in the images, 0 at padding
+    front: Int[Array, "B T"]  # 1, 2, ... at the class token and registers, 0 at patches and padding
+    places: Int[Array, "B T 2"]  # row and column of each patch in its own image
+    grids: Int[Array, "B T 2"]  # patches of its image, down and across; 1 or more, also where there is none
+    starts: Int[Array, "B S"]  # first position of each image
+
+
 class ImageEmbeddings(nn.Module):
     """Patches with their positions, behind a class token and registers where there are any; then dropout.
+
+    Packed patches stand where those of an image of their grid would: fixed waves by their row and column, a learned
+    table interpolated to the grid as for an image of another size.
 
     Source: Dosovitskiy et al. 2020, eq. 1, https://arxiv.org/abs/2010.11929; registers from Darcet et al. 2023,
       https://arxiv.org/abs/2309.16588: they stand between the class token and the patches, and have no position.
@@ -126,10 +146,13 @@ class ImageEmbeddings(nn.Module):
     registers: int
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B T D"]:
+    def __call__(
+        self, images: Float[Array, "B H W C"] | PackedPatches, *, train: bool = False
+    ) -> Float[Array, "B T D"]:
         """Embeds."""
         config, tokens = self.config, int(self.class_token)
-        patches = PatchEmbedding(config, self.patch_size, name="patch")(images)
+        pixels = images.patches if isinstance(images, PackedPatches) else images
+        patches = PatchEmbedding(config, self.patch_size, name="patch")(pixels)
         extra = []
         if self.positions == "learned":
             rows = tokens + self.grid[0] * self.grid[1]
@@ -142,24 +165,24 @@ class ImageEmbeddings(nn.Module):
         if self.registers:
             init = nn.initializers.truncated_normal(0.02)
             extra.append(self.param("registers", init, (1, self.registers, config.width)))
-        front = [jnp.broadcast_to(x, (len(patches), *x.shape[1:])).astype(patches.dtype) for x in extra]
-        hidden = jnp.concatenate([*front, patches + table[:, tokens:]], axis=1)
+        extra = [x.astype(patches.dtype) for x in extra]
+        if isinstance(images, PackedPatches):
+            hidden = patches + self.packed_positions(table[0, tokens:], images)
+            for number, vector in enumerate(jnp.concatenate(extra, axis=1)[0] if extra else (), start=1):
+                hidden = jnp.where((images.front == number)[:, :, None], vector[None, None], hidden)
+        else:
+            front = [jnp.broadcast_to(x, (len(patches), *x.shape[1:])) for x in extra]
+            hidden = jnp.concatenate([*front, patches + table[:, tokens:]], axis=1)
         if train and config.dropout:
             hidden = drop_units(hidden, self.make_rng("dropout"), config.dropout)
         return constrain(hidden, BATCH_AXES, None, None)
 
-
-def sincos_positions(rows: int, columns: int, width: int, *, endpoint: bool = True) -> Float[np.ndarray, "T D"]:
-    """Fixed positions on a grid: sines and cosines of the column, then of the row.
-
-    Args:
-      rows, columns: of the grid.
-      width: D, a multiple of 4.
-      endpoint: whether the longest wave is 10,000 times the shortest, or one step before that.
-    Source: Beyer et al. 2022, https://arxiv.org/abs/2205.01580, after Chen et al. 2021 (MoCo v3); without the endpoint
-      He et al. 2021, https://arxiv.org/abs/2111.06377
-    """
-    y, x = (axis.reshape(-1, 1) for axis in np.mgrid[:rows, :columns])
-    frequencies = 10_000.0 ** -np.linspace(0.0, 1.0, width // 4, endpoint=endpoint)
-    waves = [function(axis * frequencies) for axis in (x, y) for function in (np.sin, np.cos)]
-    return np.concatenate(waves, axis=1).astype(np.float32)
+    def packed_positions(self, table: Float[Array, "R D"], packed: PackedPatches) -> Float[Array, "B T D"]:
+        """The position of each patch in its own image; `table` is that of the patches of the model's own grid."""
+        places, grids = packed.places, packed.grids
+        if self.positions == "sincos":
+            waves = jnp.asarray(sincos_waves(places.shape[1], self.config.width // 2), table.dtype)
+            return jnp.concatenate([waves[places[..., 1]], waves[places[..., 0]]], axis=2)
+        down, across = (bicubic_weights(places[..., i], grids[..., i], self.grid[i]) for i in range(2))
+        weights = down[:, :, :, None] * across[:, :, None, :]
+        return matmul(weights.reshape(*places.shape[:2], -1).astype(table.dtype), table)

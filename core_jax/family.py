@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int64, Key, PyTree
+from jaxtyping import Array, Int32, Int64, Key, PyTree
 
 from core_jax.data import Examples
 from core_jax.train import Metrics, State
@@ -25,6 +25,8 @@ class Evaluated:
 
     scores: dict[str, float]
     confusion: Int64[np.ndarray, "K K"] | None = None  # of a classifier: examples by right class, then by class given
+    # of the first batch: what is most probable at each place that is predicted; None where several hosts share it
+    filled: Int32[np.ndarray, "B P"] | None = None
 
 
 Evaluation = Callable[[PyTree, Callable[[], bool]], Evaluated | None]  # (params, stopping); None once that is true
@@ -136,5 +138,8 @@ class Family(Protocol):
         ...
 
     def draw(self, config: Any, workdir: str, data: Any, evaluated: Evaluated, params: PyTree) -> list[str]:
-        """Draws the pictures that a run ends with these parameters; gives their paths."""
+        """Draws the pictures that a run ends with these parameters; gives their paths.
+
+        Every process calls it, since the parameters may lie across them; the first one writes.
+        """
         ...

@@ -71,10 +71,32 @@ class AttentionPooler(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
-        """One vector for each row."""
+    def __call__(
+        self, hidden: Float[Array, "B T D"], segments: Int[Array, "B T"] | None = None, examples: int = 1
+    ) -> Float[Array, "B S D"]:
+        """One vector for each row, S = 1; or, where `segments` says which positions are of which of the `examples`
+        packed into it (1, 2, ...; others are of none), one for each of them."""
         config = self.config
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, config.width))
-        query = jnp.broadcast_to(probe, (hidden.shape[0], 1, config.width)).astype(hidden.dtype)
-        pooled = CrossAttention(config, name="attention")(query, hidden)
-        return (pooled + Mlp(config, name="mlp")(layer_norm(config, "norm")(pooled)))[:, 0]
+        query = jnp.broadcast_to(probe, (len(hidden), examples, config.width)).astype(hidden.dtype)
+        asking = None if segments is None else jnp.broadcast_to(segment_numbers(examples)[None], query.shape[:2])
+        pooled = CrossAttention(config, name="attention")(query, hidden, asking, segments)
+        return pooled + Mlp(config, name="mlp")(layer_norm(config, "norm")(pooled))
+
+
+def segment_numbers(examples: int) -> Int[Array, " S"]:
+    """The segments of the examples of a packed row: 1, 2, ..."""
+    return jnp.arange(1, examples + 1)
+
+
+def segment_means(hidden: Float[Array, "B T D"], segments: Int[Array, "B T"], examples: int) -> Float[Array, "B S D"]:
+    """The mean over the positions of each example of a packed row, in float32; zeros where it has none.
+
+    Args:
+      hidden: any float dtype.
+      segments: 1, 2, ... in the examples; all other positions are of none.
+      examples: how many there may be, S.
+    """
+    is_of = segments[:, None, :] == segment_numbers(examples)[None, :, None]
+    sums = jnp.einsum("BST,BTD->BSD", is_of.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
+    return sums / jnp.maximum(jnp.sum(is_of, axis=2, dtype=jnp.float32), 1)[:, :, None]

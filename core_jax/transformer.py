@@ -151,15 +151,23 @@ class CrossAttention(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], others: Float[Array, "B S D"]) -> Hidden:
-        """A mean of `others` for each position of `x`."""
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        others: Float[Array, "B S D"],
+        segments: Segments | None = None,
+        other_segments: Int[Array, "B S"] | None = None,
+    ) -> Hidden:
+        """A mean of `others`, of those of its own segment where there are segments, for each position of `x`."""
         config, dtype = self.config, compute_dtype(self.config)
         heads = lambda y: (*y.shape[:2], config.heads, -1)  # noqa: E731
         sources = {"query": x.astype(dtype), "key": others.astype(dtype), "value": others.astype(dtype)}
         query, key, value = (
             linear(y, *HeadProjection(config, name=name)()).reshape(heads(y)) for name, y in sources.items()
         )
-        mixed = attend(query, key, value, implementation="xla").reshape(x.shape)
+        mixed = attend(
+            query, key, value, query_segments=segments, key_segments=other_segments, implementation="xla"
+        ).reshape(x.shape)
         return linear(mixed, *HeadProjection(config, merges=True, name="out")())
 
 

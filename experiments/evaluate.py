@@ -54,10 +54,10 @@ def main(arguments: list[str]) -> int:
     text = open_text(trained.config, flags.init)
     evaluate = make_evaluation(trained.model, text, trained.config, mesh)
     with StopRequest().listening() as stopping:
-        scores = evaluate(trained.params, stopping)
-    if scores is None:
+        evaluated = evaluate(trained.params, stopping)
+    if evaluated is None:
         return stopping.exit_code
-    results.show_scores(BertFamily.wording, f"{trained.config.preset} in {flags.init}", scores)
+    results.show_scores(BertFamily.wording, f"{trained.config.preset} in {flags.init}", evaluated.scores)
     return 0
 
 

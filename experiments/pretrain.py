@@ -169,9 +169,8 @@ def train(session: Session, checkpoints: Checkpoints, state: State) -> int:
     if evaluated is None:
         say(f"stopped after step {int(state.step)}; all is saved: type the same command again to go on")
         return session.stopping.exit_code
-    if jax.process_index() == 0:
-        params = averaged_params(state.opt, state.params, config.training.ema_decay)
-        family.draw(config, session.workdir, session.data, evaluated, params)
+    params = averaged_params(state.opt, state.params, config.training.ema_decay)
+    family.draw(config, session.workdir, session.data, evaluated, params)
     found = evaluated.scores | family.wording.chances | {"steps": int(state.step), "preset": config.preset}
     found |= {"parameters": results.count_parameters(state.params)} | family.summary(session.data)
     results.save(session.workdir, found, stopwatch)

@@ -34,7 +34,6 @@ FLAGS = {
     "held_out": 0.2,
     "silence_seconds": 10,
 }
-QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -46,7 +45,7 @@ class ProcessGroup:
     ):
         self._logs = [logs / str(index) for index in range(len(commands))]
         self.processes: list[subprocess.Popen] = []
-        shared = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": QUICK}
+        shared = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         shared |= {"PYTHONPATH": os.getcwd()}
         for index, (command, folder, log) in enumerate(zip(commands, folders, self._logs, strict=True)):
             place = {ADDRESS: f"localhost:{port}", COUNT: str(len(commands)), INDEX: str(index)}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from core_jax.attention import Implementation, attend
-from tests.tiny_training import QUICK
 
 BATCH, HEADS, WIDTH = 2, 3, 5
 CASES = {  # queries, keys, segments, causal
@@ -22,7 +21,6 @@ CASES = {  # queries, keys, segments, causal
     "causal segments": (7, 7, True, True),
 }
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("reference", "xla")
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 over_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 over_implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
@@ -78,7 +76,7 @@ def test_both_implementations_and_loops_agree(case):
             means = attend(*inputs, **options, implementation=implementation)
             return jnp.sum(means * direction), means
 
-        found.append(quick_jit(jax.grad(product, argnums=(0, 1, 2), has_aux=True))(*inputs))
+        found.append(jax.jit(jax.grad(product, argnums=(0, 1, 2), has_aux=True))(*inputs))
     (gradients, means), (xla_gradients, xla_means) = found
     np.testing.assert_allclose(means, by_loops(query, key, value, may_see(case)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(xla_means, means, rtol=1e-5, atol=1e-6)
@@ -94,7 +92,7 @@ def test_what_is_invisible_has_no_influence_and_the_rest_has(case, implementatio
     def products(*inputs):
         return jnp.sum(attend(*inputs, **options, implementation=implementation) * direction, axis=(2, 3))
 
-    jacobians = quick_jit(jax.jacrev(products, argnums=(0, 1, 2)))(*inputs)
+    jacobians = jax.jit(jax.jacrev(products, argnums=(0, 1, 2)))(*inputs)
     allowed = may_see(case)
     own = np.broadcast_to(np.eye(allowed.shape[1], dtype=bool), (BATCH, *[allowed.shape[1]] * 2))
     chooses = allowed.sum(-1, keepdims=True) > 1  # whoever sees but one key sees it whatever the logits are
@@ -115,7 +113,7 @@ def test_a_query_that_sees_nothing_gets_zeros_and_finite_gradients(implementatio
         means = attend(*inputs, **segments, implementation=implementation)
         return jnp.sum(means**2), means
 
-    gradients, means = quick_jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*inputs)
+    gradients, means = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*inputs)
     blind = np.array([False, True, False, True])
     assert np.all(means[:, blind] == 0)
     assert np.all(means[:, ~blind] != 0)
@@ -133,7 +131,7 @@ def weights_after_dropout(rate, key, implementation: Implementation = "reference
 def test_dropout_drops_single_weights_and_keeps_the_mean():
     plain = weights_after_dropout(0.0, None)
     keys, rate = jax.random.split(jax.random.key(0), 200), 0.3
-    samples = quick_jit(jax.vmap(lambda key: weights_after_dropout(rate, key)))(keys)
+    samples = jax.jit(jax.vmap(lambda key: weights_after_dropout(rate, key)))(keys)
     dropped = samples == 0
     np.testing.assert_allclose(samples, np.where(dropped, 0, plain[None] / (1 - rate)), rtol=1e-6)
     # Shares lie within five standard errors: over everything, and of each single weight.
@@ -174,7 +172,7 @@ def test_mismatched_arguments_are_refused():
 def test_bfloat16_stays_close_to_float32(implementation):
     case = CASES["causal segments"]
     (query, key, value), options = arguments(case, jnp.bfloat16)
-    means = quick_jit(functools.partial(attend, **options, implementation=implementation))(query, key, value)
+    means = jax.jit(functools.partial(attend, **options, implementation=implementation))(query, key, value)
     assert means.dtype == jnp.bfloat16
     expected = by_loops(query, key, value, may_see(case))
     np.testing.assert_allclose(means.astype(jnp.float32), expected, rtol=2e-2, atol=2e-2)
@@ -186,6 +184,6 @@ def test_logits_and_softmax_are_float32_when_inputs_are_bfloat16(implementation)
     query = jnp.array([16.0, 1.0], jnp.bfloat16)[None, None, None]
     key = jnp.array([[16.0, 0.0], [16.0, 0.5]], jnp.bfloat16)[None, :, None]
     value = jnp.eye(2, dtype=jnp.bfloat16)[None, :, None]
-    weights = quick_jit(functools.partial(attend, implementation=implementation))(query, key, value)[0, 0, 0]
+    weights = jax.jit(functools.partial(attend, implementation=implementation))(query, key, value)[0, 0, 0]
     second = 1 / (1 + np.exp(-0.5 / np.sqrt(2)))
     np.testing.assert_allclose(weights.astype(jnp.float32), [1 - second, second], rtol=2**-8)

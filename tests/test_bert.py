@@ -16,10 +16,8 @@ from bert_jax.model import Bert, BertForPretraining
 from bert_jax.tasks import initial_params, make_scoring, pretraining_loss, unigram_scores
 from core_jax.transformer import Stack
 from tests.tiny_bert import CONFIG, LENGTH, fresh_state, host_batch, model
-from tests.tiny_training import QUICK
 
 KEY = jax.random.key(0)
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def parameters(shapes):
@@ -77,7 +75,7 @@ def test_pieces_are_predicted_only_where_asked():
 @functools.cache
 def value_and_gradient():
     """Compiled (params, batch) -> ((loss, metrics), gradients)."""
-    return quick_jit(
+    return jax.jit(
         lambda params, batch: jax.value_and_grad(pretraining_loss(model(), train=True), has_aux=True)(
             params, batch, KEY
         )
@@ -109,7 +107,7 @@ def test_loss_and_metrics_by_hand():
     batch["weights"]["nsp"][2] = 0
     inputs = jax.tree.map(jnp.asarray, batch)
     (loss, metrics), _ = value_and_gradient()(params, inputs)
-    logits = quick_jit(model().apply)(
+    logits = jax.jit(model().apply)(
         {"params": params}, *(inputs[name] for name in ("tokens", "segments", "types", "mlm_positions"))
     )
     expected, total = {}, 0.0
@@ -173,7 +171,7 @@ def test_the_weight_of_next_sentence_prediction_scales_its_part_of_the_gradient_
 
     def gradient(weight):
         loss = pretraining_loss(model(), train=True, next_sentence_weight=weight)
-        return quick_jit(jax.grad(loss, has_aux=True))(bert_params(), batch, jax.random.key(0))
+        return jax.jit(jax.grad(loss, has_aux=True))(bert_params(), batch, jax.random.key(0))
 
     (without, metrics), (once, _), (twice, _) = (gradient(weight) for weight in (0.0, 1.0, 2.0))
     for part in (without["next_sentence_classifier"], without["bert"]["pooler"]):
@@ -196,7 +194,9 @@ def test_unigram_scores_by_hand():
     frequencies = (counts + 1) / (counts.sum() + CONFIG.vocab_size)
     losses = -np.log(frequencies[batch["mlm_labels"]])
     right = batch["mlm_labels"] == counts.argmax()
-    found = make_scoring(model(), counts)(bert_params(), jax.tree.map(jnp.asarray, batch))
+    found, filled = make_scoring(model(), counts)(bert_params(), jax.tree.map(jnp.asarray, batch))
+    right_pieces = np.sum((filled == batch["mlm_labels"]) * weights)
+    np.testing.assert_allclose(found["mlm_accuracy"], [right_pieces, weights.sum()])
     alone = unigram_scores(counts)(jax.tree.map(jnp.asarray, batch))
     for scores in (found, alone):
         np.testing.assert_allclose(scores["unigram_loss"], [(losses * weights).sum(), weights.sum()], rtol=1e-6)
@@ -207,7 +207,7 @@ def test_unigram_scores_by_hand():
 @functools.cache
 def hidden_states():
     """Compiled (tokens, segments, types, positions) -> hidden states and pooled state."""
-    bert = quick_jit(Bert(CONFIG).apply)
+    bert = jax.jit(Bert(CONFIG).apply)
     return lambda *inputs: bert({"params": bert_params()["bert"]}, *inputs)
 
 

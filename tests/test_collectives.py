@@ -19,7 +19,6 @@ from core_jax.sharding import batch_sharding, parse_mesh, partition_spec, path_n
 from core_jax.topologies import describe_devices, parse_topology
 from core_jax.traffic import Exchange, list_exchanges
 from core_jax.train import abstract_state
-from tests.tiny_training import QUICK
 
 # A shape says what it is: 7 divides the number of rows of the batch on every device, and no other size.
 BATCH, LENGTH, SEVEN = 56, 29, 7
@@ -50,7 +49,7 @@ def parameters(config: BertConfig) -> dict[str, tuple[int, ...]]:
     return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]}
 
 
-def exchanges(mesh, config: BertConfig, packing: bool, options=None) -> list[Exchange]:
+def exchanges(mesh, config: BertConfig, packing: bool) -> list[Exchange]:
     """The collectives of the compiled training step."""
     model = BertForPretraining(config)
     state = with_shardings(abstract_state(initial_params(model), OPTIMIZER), mesh)
@@ -60,13 +59,13 @@ def exchanges(mesh, config: BertConfig, packing: bool, options=None) -> list[Exc
     )
     with jax.set_mesh(mesh):
         step: Any = training_step(model, OPTIMIZER, state, 1)
-        return list_exchanges(step.lower(state, batch).compile(compiler_options=options).as_text())
+        return list_exchanges(step.lower(state, batch).compile().as_text())
 
 
 @functools.cache
 def simulated(mesh_text: str, packing: bool = False, scan_layers: bool = False) -> list[Exchange]:
     """The collectives on simulated CPU devices."""
-    return exchanges(parse_mesh(mesh_text), dataclasses.replace(CONFIG, scan_layers=scan_layers), packing, QUICK)
+    return exchanges(parse_mesh(mesh_text), dataclasses.replace(CONFIG, scan_layers=scan_layers), packing)
 
 
 def count(found: list[Exchange], of_activations: bool) -> collections.Counter:

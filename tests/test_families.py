@@ -10,8 +10,8 @@ from core_jax.sharding import parse_mesh, with_shardings
 from core_jax.train import abstract_state
 from experiments.families import PRESETS, family_of
 
-QUICK = ("bert-base", "vit-b16-mae", "vit-r26-s32")  # one of each kind in the default run
-EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
+ALWAYS = ("bert-base", "vit-b16-mae", "vit-r26-s32")  # one of each kind in the default run
+EACH = [name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
 
 
 @pytest.mark.parametrize("preset", EACH)

@@ -20,7 +20,6 @@ from core_jax.peer_names import from_peer
 from core_jax.sharding import by_path, path_name
 from core_jax.train import State, make_step
 from tests.labelled_words import CLASSES, HEADS, LENGTH, TAGS, examples, model, tokenizer
-from tests.tiny_training import QUICK
 
 ARCHITECTURES = {
     "classification": ("BertForSequenceClassification", CLASSES),
@@ -111,9 +110,7 @@ def test_loss_and_gradient_of_every_head(head, tmp_path):
     drawn, batch = packed(head)
     expected = peer_loss(peer, head, drawn)
     expected.backward()
-    loss: Any = jax.jit(
-        jax.value_and_grad(labelling_loss(model(head), train=False), has_aux=True), compiler_options=QUICK
-    )
+    loss: Any = jax.jit(jax.value_and_grad(labelling_loss(model(head), train=False), has_aux=True))
     (ours, _), gradients = loss(params, batch, jax.random.key(0))
     np.testing.assert_allclose(ours, expected.item(), rtol=1e-5)
     found, theirs = by_path(gradients), {our_path(name): leaf.grad for name, leaf in peer.named_parameters()}
@@ -130,7 +127,7 @@ def test_twenty_steps_of_adamw(head, tmp_path):
     import torch  # pyright: ignore[reportMissingImports]
 
     transformation = make_optimizer(OPTIMIZER, STEPS)
-    step: Any = jax.jit(make_step(labelling_loss(model(head), train=False), transformation), compiler_options=QUICK)
+    step: Any = jax.jit(make_step(labelling_loss(model(head), train=False), transformation))
     state: Any = State(jax.numpy.zeros((), jax.numpy.int32), params, transformation.init(params), jax.random.key(0))
     decayed = by_path(decays(params))
     groups = [

@@ -12,7 +12,6 @@ import pytest
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
 from core_jax.sharding import by_path, nested, parse_mesh
-from tests.tiny_training import QUICK
 from vit_jax.config import MaeConfig, VitConfig
 from vit_jax.mae import (
     MaskedAutoencoder,
@@ -65,7 +64,7 @@ def test_hidden_patches_are_not_seen(params):
         predicted: Any = MODEL.apply({"params": params}, picture, order)
         return jnp.sum(predicted[..., 0])
 
-    gradient = np.asarray(jax.jit(jax.grad(moved), compiler_options=QUICK)(images())).reshape(ROWS, 3, 4, 4, 4, 3)
+    gradient = np.asarray(jax.jit(jax.grad(moved))(images())).reshape(ROWS, 3, 4, 4, 4, 3)
     touched = np.abs(gradient).max(axis=(2, 4, 5)).reshape(ROWS, -1) > 0
     visible = np.argsort(order, axis=1) < visible_patches(CONFIG, MAE)
     np.testing.assert_array_equal(touched, visible)
@@ -86,7 +85,7 @@ def test_only_hidden_patches_count():
 
 def test_parts_of_a_batch_add_up(params):
     """The gradient's normaliser is that of the whole batch."""
-    loss = jax.jit(mae_loss(MODEL, train=True), compiler_options=QUICK)
+    loss = jax.jit(mae_loss(MODEL, train=True))
     batch = {"images": images(), "weights": {"classes": jnp.array([1.0, 0.0, 1.0])}}
     whole, metrics = loss(params, batch, jax.random.key(3))
     part, _ = loss(params, batch | {"totals": {"classes": jnp.float32(4.0)}}, jax.random.key(3))
@@ -97,7 +96,7 @@ def test_parts_of_a_batch_add_up(params):
 @pytest.mark.parametrize("normalised", [True, False])
 def test_pictures_show_what_was_seen(params, normalised):
     model = MaskedAutoencoder(CONFIG, dataclasses.replace(MAE, normalised_pixels=normalised))
-    shown = jax.jit(functools.partial(reconstruct, model), compiler_options=QUICK)(params, images(), jax.random.key(1))
+    shown = jax.jit(functools.partial(reconstruct, model))(params, images(), jax.random.key(1))
     np.testing.assert_array_equal(shown["image"], images())
     kept = np.asarray(shown["seen"] != 0)
     assert kept.sum() == ROWS * visible_patches(CONFIG, MAE) * 48
@@ -226,7 +225,7 @@ def test_it_is_that_of_transformers(normalised):
         )
         return total / count, predicted
 
-    (value, predicted), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)(params)
+    (value, predicted), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     np.testing.assert_allclose(predicted, out.logits.detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(value, out.loss.item(), rtol=1e-5)
     theirs = {name: leaf.grad.numpy() for name, leaf in peer.named_parameters() if leaf.requires_grad}

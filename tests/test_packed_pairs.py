@@ -23,7 +23,7 @@ from core_jax.train import RATES, State, make_step
 from core_jax.transformer import Stack, stack_layers, unstack_layers
 from tests.numbered_text import numbered_corpus, numbered_documents
 from tests.tiny_bert import change_layers, model
-from tests.tiny_training import QUICK, mesh_of
+from tests.tiny_training import mesh_of
 
 T = 64
 KEY = jax.random.key(0)
@@ -196,7 +196,7 @@ def params(source):
 def evaluate(model, params, batch, mesh):
     """Loss, metrics and gradients on a mesh."""
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def compute(params, batch):
         return jax.value_and_grad(pretraining_loss(model, train=True), has_aux=True)(params, batch, KEY)
 
@@ -245,7 +245,7 @@ def test_accumulated_in_parts_with_different_numbers_of_pairs(source, params, ba
     assert len(set(counts.tolist())) > 1
     optimizer, results = optax.sgd(0.1), []
     for parts in (1, 4):
-        step = jax.jit(make_step(pretraining_loss(bert(source), train=True), optimizer, parts), compiler_options=QUICK)
+        step = jax.jit(make_step(pretraining_loss(bert(source), train=True), optimizer, parts))
         results.append(
             jax.device_get(step(State(jnp.zeros((), jnp.int32), params, optimizer.init(params), KEY), packed))
         )

@@ -23,7 +23,6 @@ from tests.peer_reference import (
     read_reference,
 )
 from tests.tiny_bert import change_layers
-from tests.tiny_training import QUICK
 
 RELATIVE = 1e-5
 # For what is 0 but for the rounding of terms that cancel, such as the gradient of the keys' biases. The terms are of
@@ -49,7 +48,7 @@ def our_results(config, params, batch):
     model = BertForPretraining(config)
     change = functools.partial(change_layers, change=stack_layers) if config.scan_layers else lambda params: params
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def compute(params, batch):
         out = jax.value_and_grad(pretraining_loss(model, train=True), has_aux=True)(params, batch, jax.random.key(0))
         return out, model.apply({"params": params}, *(batch[name] for name in INPUTS))

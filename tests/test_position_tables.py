@@ -2,14 +2,16 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from core_jax.errors import UserError
+from core_jax.grid_positions import bicubic_weights
 from tests.test_weights import assert_same
 from tests.vit_peers import random_vit
 from vit_jax.config import VitConfig
-from vit_jax.position_tables import bicubic_weights, interpolate, resize_model
+from vit_jax.position_tables import interpolate, resize_model
 
 GRIDS = [(9, 9), (4, 4), (7, 10), (3, 13)]
 
@@ -50,7 +52,7 @@ def test_bilinear_keeps_corners_and_goes_straight_between():
 def test_the_same_grid_changes_no_bit():
     given = table()
     assert interpolate(given, (6, 6), (6, 6)) is given
-    np.testing.assert_array_equal(bicubic_weights(5, 5), np.eye(5))
+    np.testing.assert_array_equal(bicubic_weights(jnp.arange(5), jnp.full(5, 5), 5), np.eye(5))
 
 
 def test_a_model_for_another_size():

@@ -43,7 +43,7 @@ def lines(folder: pathlib.Path, split: str) -> list[dict]:
 
 def test_the_work_folder_is_complete(workdir):
     names = {"config.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints", "tokenizer", "corpus"}
-    assert names <= {path.name for path in workdir.iterdir()}
+    assert names | {"filled_masks.json"} <= {path.name for path in workdir.iterdir()}
     assert [line["step"] for line in lines(workdir, "train")] == [8, 16, 24]
     assert [line["step"] for line in lines(workdir, "held_out")] == [16, 24]
     assert saved_steps(workdir / "checkpoints") == [8, 16, 24]

@@ -13,6 +13,7 @@ from core_jax.checkpoints import saved_steps
 from core_jax.sharding import parse_mesh
 from experiments import evaluate, predict, pretrain
 from experiments.families import PRESETS, is_of_images
+from tests.process_group import run_group
 from tests.test_bad_input import message
 from tests.tiny_run import finish, start
 from tests.tiny_vit import FLAGS, flags
@@ -122,21 +123,59 @@ def test_meshes_and_accumulation_end_alike(workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
-    changes = CHANGES | {"steps": 400, "checkpoint_every": 0, "log_every": 4, "evaluate_every": 0}
-    assert finish(start(flags(tmp_path / "whole", **changes)))[0] == 0
-    process = start(flags(tmp_path / "parts", **changes))
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step"):
-            break
-    process.send_signal(signal.SIGTERM)
-    code, output = finish(process)
-    assert code == 143, output
-    code, output = finish(start(flags(tmp_path / "parts", **changes)))
-    assert code == 0, output
-    assert "going on from step" in output
+def test_stopped_or_killed_the_same_command_goes_on(tmp_path):
+    changes = CHANGES | {"steps": 400, "log_every": 4, "evaluate_every": 0}
+    assert finish(start(flags(tmp_path / "whole", **changes, checkpoint_every=0)))[0] == 0
+    # What SIGTERM stops saves first; what SIGKILL ends has what it last saved, and perhaps half of the next save.
+    for sent, expected, checkpoint_every in ((signal.SIGTERM, 143, 0), (signal.SIGKILL, -signal.SIGKILL, 8)):
+        folder = tmp_path / sent.name
+        command = flags(folder, **changes, checkpoint_every=checkpoint_every)
+        process = start(command)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step") and (sent == signal.SIGTERM or saved_steps(folder / "checkpoints")):
+                break
+        process.send_signal(sent)
+        code, output = finish(process)
+        assert code == expected, output
+        code, output = finish(start(command))
+        assert code == 0, output
+        assert "going on from step" in output
+        assert_equal_runs(folder, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_masked_autoencoder_on_several_hosts_ends_with_its_pictures(tmp_path):
+    """Parameters lie across the hosts, so that all of them must take part in what is drawn."""
+    command = flags(tmp_path, objective="mae", mesh="fsdp:2", steps=2, warmup_steps=1, log_every=1, evaluate_every=0)
+    codes, outputs = run_group(command, 2)
+    assert codes == [0, 0], outputs
+    assert (tmp_path / "reconstructions.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_packed_images_in_two_parts_and_on_another_mesh(tmp_path):
+    """The same run to the bit where it stopped between, up to rounding on a mesh; scored by the ordinary model."""
+    changes = {"packing": True, "resolutions": "4,8", "mixup": 0, "schedule": "constant", "label_smoothing": 0.1}
+    elsewhere = {"mesh": "data:4,fsdp:2", "accumulation_steps": 1}
+    for name, parts in {
+        "whole": [{}],
+        "parts": [{"steps": 8}, {}],
+        "mesh": [elsewhere],
+    }.items():
+        for part in parts:
+            assert pretrain.main(flags(tmp_path / name, **changes | part)) == 0
     assert_equal_runs(tmp_path / "parts", tmp_path / "whole")
+    for ours, theirs in zip(lines(tmp_path / "mesh", "train"), lines(tmp_path / "whole", "train"), strict=True):
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+        assert 0 < ours["useful_flops"] < ours["useful_positions"] < 1
+        assert ours["useful_positions"] == theirs["useful_positions"] > 0.9
+        assert ours["useful_tokens_per_second"] > ours["images_per_second"] > 0
+    found = summary(tmp_path / "whole")
+    assert found["train_examples"] + found["held_out_examples"] == 1797
+    assert found["train_rows"] < found["train_examples"] / 3
+    assert evaluate.main([f"--init={tmp_path / 'whole'}", f"--output={tmp_path / 's.json'}", "--mesh=data:1"]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["accuracy"] == found["accuracy"]
 
 
 BAD_FLAGS = {
@@ -146,6 +185,7 @@ BAD_FLAGS = {
     "too few classes": ({"classes": 5}, ("--classes=5", "10 classes")),
     "colours of another number": ({"channels": 2}, ("--channels=2",)),
     "an average that forgets nothing": ({"ema_decay": 1.0}, ("--ema_decay=1.0",)),
+    "packed images that are mixed": ({"packing": True, "resolutions": "4,8"}, ("--mixup=0.4", "add --mixup=0")),
     "init that is not there": ({"init": "/nowhere"}, ("/nowhere", "work folder")),
     "fewer images than a batch": ({"global_batch_size": 4096}, ("images", "4096")),
     "mesh that does not divide the heads": ({"mesh": "tensor:8"}, ("tensor:8", "these work")),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from core_jax.sharding import by_path, nested
-from tests.tiny_training import QUICK
 from tests.vit_peers import SCALE, direction
 from vit_jax.resnet import ResNet
 
@@ -77,7 +76,7 @@ def test_maps_and_gradients_are_those_of_the_peer(size):
         found: Any = stem.apply({"params": params}, images)
         return jnp.sum(found * factors), found
 
-    gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=QUICK)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (of_params, of_images), found = gradient(params, jnp.asarray(images))
     np.testing.assert_allclose(found, theirs.detach().numpy(), rtol=1e-5, atol=1e-5)
     expected = {our_name(name): in_our_layout(value.grad) for name, value in peer.named_parameters()}

@@ -11,6 +11,7 @@ from bert_jax.model import BertForPretraining
 from bert_jax.starting_weights import adopt_architecture, complete
 from bert_jax.tasks import initial_params
 from bert_jax.weights import read_hf, write_hf
+from core_jax.config import to_json
 from core_jax.errors import UserError
 from core_jax.sharding import path_name, tree_shardings
 from core_jax.transformer import stack_layers
@@ -54,3 +55,16 @@ def test_sizes_are_those_of_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match="longer than the position table"):
         adopt_architecture(dataclasses.replace(base, init=f"hf:{folder}"), said.append)
     assert adopt_architecture(base, said.append) is base
+
+
+def test_sizes_are_those_of_a_work_folder(tmp_path):
+    """As `transformers` folders are read: nobody should have to type the sizes of a run again."""
+    base = PRESETS["bert-tiny"]
+    other = dataclasses.replace(base.model, width=24, depth=1, heads=3, gelu="tanh", dropout=0.3)
+    (tmp_path / "config.json").write_text(to_json(dataclasses.replace(base, model=other)))
+    said = []
+    adopted = adopt_architecture(dataclasses.replace(base, init=str(tmp_path)), said.append)
+    assert adopted.model == dataclasses.replace(other, dropout=base.model.dropout)
+    assert "width 24" in said[0]
+    with pytest.raises(UserError, match="not a work folder"):
+        adopt_architecture(dataclasses.replace(base, init="nowhere"), said.append)

@@ -15,7 +15,6 @@ from core_jax.config import TransformerConfig
 from core_jax.sharding import by_path
 from core_jax.transformer import Stack, stack_layers, unstack_layers
 from tests.tiny_bert import host_batch, model
-from tests.tiny_training import QUICK
 
 CONFIG = TransformerConfig(
     width=12,
@@ -31,7 +30,6 @@ CONFIG = TransformerConfig(
     dtype="float32",
 )
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 0]])
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def normal(seed, *shape):
@@ -62,7 +60,7 @@ def run(config, params, key=None):
         out: Any = Stack(config).apply({"params": params}, x, SEGMENTS, train=key is not None, rngs=rngs)
         return jnp.sum(out * DIRECTION), out
 
-    gradients, out = quick_jit(jax.grad(product, argnums=(0, 1), has_aux=True))(params, HIDDEN)
+    gradients, out = jax.jit(jax.grad(product, argnums=(0, 1), has_aux=True))(params, HIDDEN)
     return out, gradients
 
 
@@ -150,7 +148,7 @@ def test_one_block_by_hand(norm):
     config = changed(norm=norm, depth=1)
     params = random_params(config)
     params = {name: value for name, value in params.items() if name in ("block_0", "final_norm")}
-    found = quick_jit(Stack(config).apply)({"params": params}, HIDDEN, SEGMENTS)
+    found = jax.jit(Stack(config).apply)({"params": params}, HIDDEN, SEGMENTS)
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     block, x = exact["block_0"], np.asarray(HIDDEN, np.float64)
     if norm == "pre":
@@ -166,7 +164,7 @@ def test_one_block_by_hand(norm):
 
 def test_dropout_is_on_only_in_training_and_follows_its_key():
     stack, params = Stack(changed(dropout=0.3, attention_dropout=0.3)), {"params": random_params(CONFIG)}
-    apply = quick_jit(stack.apply, static_argnames="train")
+    apply = jax.jit(stack.apply, static_argnames="train")
     off = apply(params, HIDDEN, SEGMENTS, train=False)
     np.testing.assert_allclose(off, plain("post")[0], rtol=1e-5, atol=1e-5)
     first, again, other = (
@@ -189,7 +187,7 @@ def test_every_layer_drops_other_units(scan_layers):
         params[f"block_{i}"]["mlp"]["down"]["bias"] = jnp.ones(config.width)
     stack = Stack(dataclasses.replace(config, scan_layers=scan_layers))
     params = {"params": stack_layers(params) if scan_layers else params}
-    apply = quick_jit(functools.partial(stack.apply, train=True))
+    apply = jax.jit(functools.partial(stack.apply, train=True))
     out = apply(params, jnp.zeros_like(HIDDEN), rngs={"dropout": jax.random.key(0)})
     levels = [len(np.unique(np.round(row, 4))) for row in np.asarray(out).reshape(-1, config.width)]
     assert np.median(levels) == 3
@@ -211,7 +209,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_in_float32(attention
     params = random_params(CONFIG)
     initial = jax.eval_shape(stack.init, jax.random.key(0), HIDDEN)
     assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype(jnp.float32)}
-    out = quick_jit(stack.apply)({"params": params}, HIDDEN, SEGMENTS)
+    out = jax.jit(stack.apply)({"params": params}, HIDDEN, SEGMENTS)
     assert out.dtype == jnp.bfloat16
     assert np.abs(out.astype(jnp.float32) - plain("post")[0]).max() < 0.05 * np.abs(plain("post")[0]).max()
     program = jax.make_jaxpr(stack.apply)({"params": params}, HIDDEN, SEGMENTS)
@@ -231,8 +229,8 @@ def tiny_bert():
     bert, batch = model(attention="auto"), host_batch(0, rows=4)
     positions = np.broadcast_to(np.arange(8, dtype=np.int32), (4, 8))
     inputs = tuple(map(jnp.asarray, (batch["tokens"], batch["segments"], batch["types"], positions)))
-    params = quick_jit(bert.init)(jax.random.key(0), *inputs)
-    return quick_jit(bert.apply), params, inputs
+    params = jax.jit(bert.init)(jax.random.key(0), *inputs)
+    return jax.jit(bert.apply), params, inputs
 
 
 def test_nobody_sees_the_content_of_padding():

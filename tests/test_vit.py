@@ -13,7 +13,7 @@ from core_jax.dropout import drop_rows
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
 from core_jax.transformer import stack_layers
-from tests.tiny_training import QUICK, mesh_of
+from tests.tiny_training import mesh_of
 from tests.tiny_vit import CLASSES, CONFIG, PLAIN, change_layers, host_batch, model, random_params
 from vit_jax.attention_rollout import attention_rollout, layer_weights
 from vit_jax.model import VitForClassification
@@ -33,7 +33,7 @@ def params_of(**changes):
 def logits(images=IMAGES, params=None, *, train=False, seed=0, **changes):
     params = params_of(**changes) if params is None else params
     keys = {"dropout": jax.random.key(seed)}
-    apply = jax.jit(functools.partial(model(**changes).apply, train=train), compiler_options=QUICK)
+    apply = jax.jit(functools.partial(model(**changes).apply, train=train))
     return np.asarray(apply({"params": params}, images, rngs=keys))
 
 
@@ -209,7 +209,7 @@ def test_operations_are_those_that_are_computed(changes):
 def test_attention_rollout(changes):
     """Weights add up to 1 in every layer, and so does what has flowed; a layer that looks nowhere else keeps it."""
     vit, params = model(**changes), params_of(**changes)
-    weights = jax.jit(functools.partial(layer_weights, vit), compiler_options=QUICK)(params, IMAGES)
+    weights = jax.jit(functools.partial(layer_weights, vit))(params, IMAGES)
     assert weights.shape == (2, 3, 4, vit.config.tokens, vit.config.tokens)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
     flow = np.eye(vit.config.tokens)[None]
@@ -217,7 +217,7 @@ def test_attention_rollout(changes):
         flow = (layer + np.eye(vit.config.tokens)) / 2 @ flow
     front = vit.config.tokens - 6
     reads = flow[:, :1] if not changes else flow[:, front:]
-    found = jax.jit(functools.partial(attention_rollout, vit), compiler_options=QUICK)(params, IMAGES)
+    found = jax.jit(functools.partial(attention_rollout, vit))(params, IMAGES)
     np.testing.assert_allclose(found.reshape(3, -1), reads.mean(axis=1)[:, front:], rtol=1e-5)
 
 

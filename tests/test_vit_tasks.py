@@ -10,7 +10,6 @@ import pytest
 
 from core_jax.errors import UserError
 from core_jax.metrics import accuracy, top_accuracy
-from tests.tiny_training import QUICK
 from tests.tiny_vit import CLASSES, PLAIN, host_batch, model, random_params
 from vit_jax.mixing import make_mixing
 from vit_jax.supervision import SupervisionConfig
@@ -67,7 +66,7 @@ def compiled_mixing(mixup, cutmix):
     mixing = make_mixing(mixup, cutmix)
     assert mixing is not None
     lowered: Any = jax.jit(mixing).lower(numbered_batch(), jax.random.key(0))
-    return lowered.compile(compiler_options=QUICK)
+    return lowered.compile()
 
 
 def mixed(mixup, cutmix, seed, batch=None):
@@ -115,7 +114,7 @@ def test_an_image_that_counts_for_nothing_is_not_mixed_in():
 
 def test_accuracy_of_mixed_images_is_that_of_the_larger_share():
     vit, params, batch = model(), random_params(), host_batch(0)
-    loss = jax.jit(supervised_loss(vit, PLAIN, train=True), compiler_options=QUICK)
+    loss = jax.jit(supervised_loss(vit, PLAIN, train=True))
     alone = loss(params, batch, jax.random.key(0))[1]["accuracy"]
     rows = len(batch["labels"])
     swapped = batch | {"labels": np.roll(batch["labels"], 1), "other_labels": batch["labels"]}

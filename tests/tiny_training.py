@@ -15,11 +15,6 @@ MESHES = ("data:1", "data:8", "data:2,fsdp:4", "data:2,tensor:2,fsdp:2")
 STEPS = 20  # of the optimizer's schedule
 # The epsilon is large, or Adam would turn the rounding errors of gradients near 0 into whole steps.
 OPTIMIZER = OptimizerConfig(learning_rate=0.05, warmup_steps=1, epsilon=1e-2)
-# Compiles in a quarter of the time.
-QUICK: dict[str, bool | int | str | float] = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-}
 HostBatch = Callable[[int], dict]  # step -> batch
 
 
@@ -46,7 +41,7 @@ def compiled(mesh_text: str, state: State, step: Callable, host_batch: HostBatch
     with jax.set_mesh(mesh):
         jitted: Any = compile_step(step, shardings)
         lowered = jitted.lower(state, global_batch(host_batch(0), mesh))
-    return Setup(mesh, shardings, state, lowered.compile(compiler_options=QUICK))
+    return Setup(mesh, shardings, state, lowered.compile())
 
 
 def take_steps(setup: Setup, steps: int, host_batch: HostBatch) -> tuple[State, list[dict]]:

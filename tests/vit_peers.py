@@ -1,6 +1,5 @@
 """Small random ViTs, ours and those of `transformers` (the `parity` extra), and what they compute."""
 
-import functools
 from typing import Any
 
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 from core_jax.losses import cross_entropy
 from core_jax.sharding import by_path, nested
 from core_jax.transformer import stack_layers, unstack_layers
-from tests.tiny_training import QUICK
 from vit_jax.config import VitConfig
 from vit_jax.model import Vit, VitForClassification
 from vit_jax.peer_names import current_hf_name, hf_table
@@ -112,7 +110,7 @@ def our_results(model: PretrainedVit, images: np.ndarray, labels: np.ndarray, *,
         found = {"states": states, "pooled": pooled}
         return sum(jnp.mean(value * direction(value.shape)) for value in found.values()), found
 
-    run = functools.partial(jax.jit, compiler_options=QUICK)(jax.value_and_grad(loss, has_aux=True))
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, found), gradients = jax.device_get(run(params))
     gradients = change(gradients, unstack_layers) if scan else gradients
     return found | {"loss": value, "gradients": by_path(gradients)}

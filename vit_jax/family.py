@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -16,10 +17,13 @@ from core_jax.workdir import read_records
 from vit_jax import pretraining, tasks
 from vit_jax.image_sets import ImageSet, check_images
 from vit_jax.model import VitForClassification
-from vit_jax.model_flops import step_flops
+from vit_jax.model_flops import step_flops, whole_flops
+from vit_jax.packed_images import PackedImages
 from vit_jax.presets import VitPretraining
+from vit_jax.rows_config import row_layout
 from vit_jax.starting_weights import adopt_architecture, check_init, load_init
 
+SAMPLED_ROWS = 50  # of packed ones, to tell how full they are
 DRAWN_CLASSES = 100  # a matrix of more cannot be read
 
 
@@ -60,9 +64,8 @@ class VitFamily:
         return pretraining.batch_shapes(config)
 
     def units(self, config: VitPretraining) -> int:
-        """Images of a row."""
-        del config
-        return 1
+        """Images of a row, about that of packed ones."""
+        return row_layout(config.model, config.rows).typical_images if config.rows.packing else 1
 
     def open_data(self, config: VitPretraining, workdir: str, report: Report) -> ImageSet:
         """The images; the names of their classes are kept in the work folder."""
@@ -70,9 +73,8 @@ class VitFamily:
         return pretraining.open_images(config, workdir)
 
     def name_of_rows(self, config: VitPretraining) -> str:
-        """Images."""
-        del config
-        return "images"
+        """Images, or what several are packed into."""
+        return "packed rows" if config.rows.packing else "images"
 
     def model_for(self, config: VitPretraining, data: ImageSet) -> VitForClassification:
         """The model for the classes of the data."""
@@ -99,7 +101,8 @@ class VitFamily:
         del workdir
         training = config.training
         epochs = training.steps * training.global_batch_size / len(data.train)
-        return [f"{training.steps:,} steps of {training.global_batch_size:,} images are {epochs:,.1f} epochs"]
+        rows = f"{training.global_batch_size:,} {self.name_of_rows(config)}"
+        return [f"{training.steps:,} steps of {rows} are {epochs:,.1f} epochs"]
 
     def initial_params(self, model: VitForClassification) -> Callable[[Key[Array, ""]], PyTree]:
         """key -> fresh parameters."""
@@ -116,7 +119,9 @@ class VitFamily:
         return tasks.training_step(model, config.supervision, optimizer, state, config.training.accumulation_steps)
 
     def model_flops(self, model: VitForClassification, batch: PyTree) -> float:
-        """Of all images of the batch."""
+        """Of all images of the batch; of packed rows as if each were one image: shapes know of none."""
+        if "patches" in batch:
+            return float(whole_flops(model.config, batch, model.classes))
         return float(step_flops(model.config, batch["labels"].shape[0], model.classes))
 
     def make_evaluation(
@@ -128,11 +133,18 @@ class VitFamily:
 
     def describe(self, data: ImageSet) -> str:
         """Number of classes and of images."""
-        return f"{len(data.classes):,} classes; {len(data.train):,} images to train on, {len(data.held_out):,} held out"
+        train = f"{len(data.train):,} images"
+        if isinstance(data.train, PackedImages):
+            images, rows = len(data.train.images), len(data.train)
+            per_row, padding = data.train.measure(range(0, rows, -(-rows // SAMPLED_ROWS)))
+            train = f"{images:,} images in {rows:,} rows ({per_row:.2f} a row, {100 * padding:.1f} % padding)"
+        return f"{len(data.classes):,} classes; {train} to train on, {len(data.held_out):,} held out"
 
     def summary(self, data: ImageSet) -> dict[str, Any]:
         """Sizes."""
         sizes = {"train_examples": len(data.train), "held_out_examples": len(data.held_out)}
+        if isinstance(data.train, PackedImages):
+            sizes |= {"train_examples": len(data.train.images), "train_rows": len(data.train)}
         return {"classes": len(data.classes), **sizes}
 
     def draw(
@@ -140,6 +152,8 @@ class VitFamily:
     ) -> list[str]:
         """Which classes are taken for which, and the losses by step."""
         del config, params
+        if jax.process_index() != 0:
+            return []
         paths = []
         if evaluated.confusion is not None and len(data.classes) <= DRAWN_CLASSES:
             paths.append(os.path.join(workdir, "confusion_matrix.png"))

@@ -50,16 +50,20 @@ def samples_picture(
     grid_picture(path, shown([example["images"] for example in found], normalization), names)
 
 
-def shown(images: Sequence[Float[np.ndarray, "H W C"]], normalization: Normalization) -> UInt8[np.ndarray, "N H W C"]:
+def shown(images: Sequence[Float[np.ndarray, "_ _ C"]], normalization: Normalization) -> UInt8[np.ndarray, "N H W C"]:
     """Takes normalisation back: colours from 0 to 255.
 
     Args:
-      images: as the model sees them.
+      images: as the model sees them; smaller ones get white edges.
       normalization: that they went through.
     """
-    values = np.stack(images)
-    mean, deviation = (np.array(shares[: values.shape[-1]]) for shares in NORMALIZATIONS[normalization])
-    return np.rint(np.clip(values * deviation + mean, 0, 1) * 255).astype(np.uint8)
+    height, width = np.max([image.shape[:2] for image in images], axis=0)
+    channels = images[0].shape[2]
+    mean, deviation = (np.array(shares[:channels]) for shares in NORMALIZATIONS[normalization])
+    values = np.full((len(images), height, width, channels), 255, np.uint8)
+    for place, image in zip(values, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = np.rint(np.clip(image * deviation + mean, 0, 1) * 255)
+    return values
 
 
 def grid_picture(

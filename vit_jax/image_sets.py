@@ -5,6 +5,7 @@ Axes: H x W pixels, C channels.
 
 import pathlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,17 +62,21 @@ class ImageExamples:
 
     def example(self, epoch: int, index: int) -> dict[str, Any]:
         """One picture, its class and its weight."""
+        return self.seen(epoch, index, lambda width, height: self.view)
+
+    def seen(self, epoch: int, index: int, shape: Callable[[int, int], View]) -> dict[str, Any]:
+        """The same, in a shape that follows from (width, height) of what is seen of the picture."""
         try:
             opened, label = self.pictures.picture(index)
             if self.train:
-                pixels = training_image(opened, self.images, self.view, generator(self.seed, epoch, index))
+                pixels = training_image(opened, self.images, shape, generator(self.seed, epoch, index))
             else:
-                pixels = evaluation_image(opened, self.images, self.view)
+                pixels = evaluation_image(opened, self.images, shape(*opened.size))
         except BadImageError as error:
             if self.images.bad_images == "fail":
                 raise BadImageError(f"{error}: replace or delete it, or add --bad_images=skip") from error
             self.skipped.add(str(error))
-            pixels, label, weight = np.zeros(self.view, np.float32), 0, 0
+            pixels, label, weight = np.zeros(shape(1, 1), np.float32), 0, 0
         else:
             weight = 1
         return {"images": pixels, "labels": np.int32(label), "weights": {"classes": np.float32(weight)}}

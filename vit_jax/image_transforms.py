@@ -5,6 +5,7 @@ Axes: H x W pixels, C channels, V values of a row of them.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class View(NamedTuple):
-    """The shape of all images that the model sees."""
+    """The shape of an image that the model sees."""
 
     height: int
     width: int
@@ -39,14 +40,14 @@ class View(NamedTuple):
 
 
 def training_image(
-    opened: OpenedImage, images: ImagesConfig, view: View, random: np.random.Generator
+    opened: OpenedImage, images: ImagesConfig, shape: Callable[[int, int], View], random: np.random.Generator
 ) -> Float32[np.ndarray, "H W C"]:
     """What is seen of a picture in training: cut, resized, moved, mirrored, changed, normalised, erased in part.
 
     Args:
       opened: the picture.
       images: says how it is cut and changed.
-      view: shape of the result.
+      shape: of the result, from the width and the height of what is cut out.
       random: of this example.
     Raises:
       BadImageError: the picture is damaged.
@@ -54,6 +55,7 @@ def training_image(
     box = (0, 0, *opened.size)
     if images.crop == "inception":
         box = inception_box(*opened.size, images.least_area, random)
+    view = shape(box[2] - box[0], box[3] - box[1])
     image = cut(opened, box, view, RESAMPLING[images.train_interpolation])
     if images.crop_padding:
         left, top = random.integers(-images.crop_padding, images.crop_padding, size=2, endpoint=True).tolist()
@@ -73,7 +75,8 @@ def evaluation_image(opened: OpenedImage, images: ImagesConfig, view: View) -> F
     """What is seen of a picture when it is scored: resized, its middle cut out, normalised.
 
     Args:
-      opened, images, view: as for `training_image`.
+      opened, images: as for `training_image`.
+      view: shape of the result.
     Raises:
       BadImageError: the picture is damaged.
     Source: the sizes and the middle are computed as torchvision's Resize and CenterCrop compute them.
@@ -176,7 +179,7 @@ def normalised(image: Image.Image, normalization: Normalization, view: View) -> 
       normalization: a name of NORMALIZATIONS.
       view: shape of the result.
     """
-    factors, summands = _row(normalization, view)
+    factors, summands = _row(normalization, view.width, view.channels)
     values = np.asarray(image).reshape(view.height, -1).astype(np.float32)
     values *= factors
     values += summands
@@ -184,10 +187,12 @@ def normalised(image: Image.Image, normalization: Normalization, view: View) -> 
 
 
 @functools.cache
-def _row(normalization: Normalization, view: View) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
+def _row(
+    normalization: Normalization, width: int, channels: int
+) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
     """Factor and summand of each value of a row: NumPy is slow over a last axis that is as short as channels are."""
-    mean, deviation = (np.array(values[: view.channels]) for values in NORMALIZATIONS[normalization])
-    factors, summands = (np.tile(values, view.width) for values in (1 / (255 * deviation), -mean / deviation))
+    mean, deviation = (np.array(values[:channels]) for values in NORMALIZATIONS[normalization])
+    factors, summands = (np.tile(values, width) for values in (1 / (255 * deviation), -mean / deviation))
     return factors.astype(np.float32), summands.astype(np.float32)
 
 

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from core_jax.embeddings import cut_patches, join_patches, sincos_positions
+from core_jax.embeddings import cut_patches, join_patches
 from core_jax.flops import TRAINING, Count, for_each, stack_flops
+from core_jax.grid_positions import sincos_positions
 from core_jax.losses import objective
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.train import Loss

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key, PyTree
 
 from core_jax.config import require
@@ -101,9 +100,12 @@ class MaeFamily(VitFamily):
         """What the model makes of some held-out images, and the losses by step."""
         del evaluated
         count = min(DRAWN, len(data.held_out))
-        images = jnp.stack([data.held_out.example(0, number)["images"] for number in range(count)])
+        images = np.stack([data.held_out.example(0, number)["images"] for number in range(count)])
         run = functools.partial(reconstruct, MaskedAutoencoder(config.model, config.mae))
-        made = jax.device_get(jax.jit(run)(params, images, jax.random.key(0)))
+        everywhere = NamedSharding(jax.tree.leaves(params)[0].sharding.mesh, PartitionSpec())
+        made = jax.device_get(jax.jit(run, out_shardings=everywhere)(params, images, jax.random.key(0)))
+        if jax.process_index() != 0:
+            return []
         path = os.path.join(workdir, PICTURE)
         values = np.concatenate([made[name] for name in ROWS])
         names = [name for name in ROWS for _ in range(count)]

@@ -1,14 +1,15 @@
 """ViT as Dosovitskiy et al. 2020 (https://arxiv.org/abs/2010.11929), from the blocks of core_jax.
 
-Axes: B batch, H x W pixels, C channels, T positions, D width, P what stands for an image, K classes.
+Axes: B batch, H x W pixels, C channels, T positions, D width, S images of a packed row, P what stands for an image, K
+classes.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from core_jax.embeddings import ImageEmbeddings
-from core_jax.heads import AttentionPooler, Classifier
+from core_jax.embeddings import ImageEmbeddings, PackedPatches
+from core_jax.heads import AttentionPooler, Classifier, gather_positions, segment_means
 from core_jax.transformer import Stack, dense
 from vit_jax.config import VitConfig
 from vit_jax.resnet import stem_of
@@ -33,16 +34,23 @@ class Vit(nn.Module):
         if config.pooling == "attention":
             self.pooler = AttentionPooler(config)
 
-    def __call__(self, images: Images, *, train: bool = False) -> tuple[Float[Array, "B T D"], Float[Array, "B P"]]:
+    def __call__(
+        self, images: Images | PackedPatches, *, train: bool = False
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B *S P"]]:
         """Reads images.
 
         Args:
-          images: of the configuration's size, values from -1 to 1.
+          images: of the configuration's size, values from -1 to 1; or patches of images of any size, several of these
+            packed into a row, each of which sees itself alone.
           train: whether dropout and stochastic depth are on (they need the "dropout" randomness).
         Returns:
           The hidden states of the class token and registers (where there are any) and patches, and what stands for
           each image.
+        Source: packing from Dehghani et al. 2023 (NaViT), section 2.1, https://arxiv.org/abs/2307.06304
         """
+        if isinstance(images, PackedPatches):
+            hidden = self.encoder(self.embeddings(images, train=train), images.segments, train=train)
+            return hidden, self.pool_packed(hidden, images)
         cut_from = self.stem(images) if self.config.stem else images
         hidden = self.encoder(self.embeddings(cut_from, train=train), train=train)
         return hidden, self.pool(hidden)
@@ -54,9 +62,19 @@ class Vit(nn.Module):
             return hidden[:, 0]
         patches = hidden[:, int(config.class_token) + config.registers :]
         if config.pooling == "attention":
-            return self.pooler(patches)
+            return self.pooler(patches)[:, 0]
         mean = jnp.mean(patches, axis=1)
         return jnp.concatenate([hidden[:, 0], mean], axis=1) if config.pooling == "token_and_mean" else mean
+
+    def pool_packed(self, hidden: Float[Array, "B T D"], packed: PackedPatches) -> Float[Array, "B S P"]:
+        """What stands for each image of a row, from its own hidden states."""
+        pooling, images = self.config.pooling, packed.starts.shape[1]
+        patches = jnp.where(packed.front == 0, packed.segments, 0)  # which image a patch is of
+        if pooling == "attention":
+            return self.pooler(hidden, patches, images)
+        tokens = [gather_positions(hidden, packed.starts)] if pooling.startswith("token") else []
+        means = [segment_means(hidden, patches, images).astype(hidden.dtype)] if pooling.endswith("mean") else []
+        return jnp.concatenate([*tokens, *means], axis=2)
 
 
 class VitForClassification(nn.Module):
@@ -73,7 +91,7 @@ class VitForClassification(nn.Module):
             self.representation = dense(self.config, self.config.width, "representation")
         self.classifier = Classifier(self.config, self.classes, self.config.initializer == "xavier", self.head_bias)
 
-    def __call__(self, images: Images, *, train: bool = False) -> Float[Array, "B K"]:
+    def __call__(self, images: Images | PackedPatches, *, train: bool = False) -> Float[Array, "B *S K"]:
         """Logits; arguments as for `Vit`."""
         _, pooled = self.vit(images, train=train)
         if self.config.representation:

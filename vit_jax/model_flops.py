@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from core_jax.flops import TRAINING, Count, for_each, stack_flops
+from core_jax.heads import segment_numbers
 from core_jax.losses import Ratio
 from vit_jax.config import VitConfig
 from vit_jax.resnet import WIDENING
@@ -16,25 +17,44 @@ PATCHES = 2  # times a forward pass, of what reads the image: nobody asks for th
 
 
 def step_flops(config: VitConfig, images: Count, classes: int) -> Count:
-    """Operations of the matrix products of a step, forward and backward, without remat.
+    """Operations of the matrix products of a step on images of the configuration's size.
 
     Args:
       config: of the model.
       images: of the batch.
       classes: of the classifier.
     Returns:
-      The number. Elementwise operations are none.
+      As `packed_flops`.
     """
-    width, tokens, patches = config.width, config.tokens, config.grid[0] * config.grid[1]
-    cut = 2 * patches * config.patch_size**2 * cut_channels(config) * width
-    stack = stack_flops(config, images * tokens, images * tokens**2)
-    head = 2 * width * classes + (2 * width**2 if config.representation else 0)
+    tokens, patches = config.tokens, config.grid[0] * config.grid[1]
+    return packed_flops(config, images, images * patches, images * tokens, images * tokens**2, classes)
+
+
+def packed_flops(config: VitConfig, images: Count, patches: Count, tokens: Count, seen: Count, classes: int) -> Count:
+    """Operations of the matrix products of a step, forward and backward, without remat.
+
+    Args:
+      config: of the model.
+      images: of the batch.
+      patches: of all of them together.
+      tokens: that the encoder computes.
+      seen: tokens that each of them looks at, added up.
+      classes: of the classifier.
+    Returns:
+      The number. Elementwise operations are none, and neither is interpolating positions.
+    """
+    width = config.width
+    cut = 2 * config.patch_size**2 * cut_channels(config) * width  # of a patch
+    stack = stack_flops(config, tokens, seen)
+    head, read = 2 * width * classes + (2 * width**2 if config.representation else 0), 0
     if config.pooling == "attention":
-        # query and result of one position, keys and values of all patches, their products, then the MLP of one position
-        head += 2 * width**2 * (2 + 2 * patches) + 4 * width * patches + 4 * width * config.mlp_width
-    root, units = stem_flops(config) if config.stem else (cut, 0)
-    once, thrice = PATCHES * root, TRAINING * (units + head + (cut if config.stem else 0))
-    return TRAINING * stack + for_each(images, once + thrice)
+        # Of an image: query and result of one position, then the MLP of it. Of a patch: key and value, their products.
+        head += 4 * width**2 + 4 * width * config.mlp_width
+        read = 4 * width**2 + 4 * width
+    root, units = stem_flops(config) if config.stem else (0, 0)
+    of_image = PATCHES * root + TRAINING * (units + head)
+    of_patch = (TRAINING if config.stem else PATCHES) * cut + TRAINING * read
+    return TRAINING * stack + for_each(images, of_image) + for_each(patches, of_patch)
 
 
 def cut_channels(config: VitConfig) -> int:
@@ -69,11 +89,35 @@ def stem_flops(config: VitConfig) -> tuple[int, int]:
 def useful_flops(config: VitConfig, batch: dict[str, Any], classes: int) -> Ratio:
     """What the images of a batch that have a weight need, and what all its rows would.
 
+    A packed image needs what it would alone: its tokens look at each other, and at no others.
+
     Args:
       config: of the model.
-      batch: of images, with weights.
+      batch: of images, with weights; or of `PackedImages`.
+      classes: of the classifier.
+    Returns:
+      (operations of a step that are needed, those of all rows: of packed ones as `whole_flops` counts them).
+    """
+    counted = batch["weights"]["classes"] > 0
+    images = jnp.sum(counted, dtype=jnp.float32)
+    if "patches" not in batch:
+        needed = step_flops(config, images, classes)
+        return jnp.asarray(needed, jnp.float32), jnp.float32(step_flops(config, counted.shape[0], classes))
+    segments, numbers = batch["segments"], segment_numbers(counted.shape[1])
+    tokens = jnp.sum(segments[:, None, :] == numbers[None, :, None], axis=2) * counted  # of each image
+    patches = jnp.maximum(tokens - (config.tokens - config.grid[0] * config.grid[1]), 0)
+    in_all = [jnp.sum(count, dtype=jnp.float32) for count in (patches, tokens, tokens**2)]
+    needed = packed_flops(config, images, in_all[0], in_all[1], in_all[2], classes)
+    return jnp.asarray(needed, jnp.float32), jnp.float32(whole_flops(config, batch, classes))
+
+
+def whole_flops(config: VitConfig, batch: dict[str, Any], classes: int) -> int:
+    """Operations of a step on packed rows that are one image each, and full.
+
+    Args:
+      config: of the model.
+      batch: of `PackedImages`, or its shapes.
       classes: of the classifier.
     """
-    weights = batch["weights"]["classes"]
-    needed = step_flops(config, jnp.sum(weights > 0, dtype=jnp.float32), classes)
-    return jnp.asarray(needed, jnp.float32), jnp.float32(step_flops(config, weights.shape[0], classes))
+    rows, length = batch["segments"].shape
+    return int(packed_flops(config, rows, rows * length, rows * length, rows * length**2, classes))

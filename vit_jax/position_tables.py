@@ -1,6 +1,6 @@
 """Learned position tables for images of another size.
 
-Axes: R rows of the table, T positions, D width, H x W grid of patches, I and O positions along one axis.
+Axes: R rows of the table, T positions, D width.
 """
 
 import dataclasses
@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float
 
+from core_jax.grid_positions import bicubic_weights
 from vit_jax.config import VitConfig
 
 Method = Literal["bicubic", "antialiased", "bilinear"]
 Grid = tuple[int, int]  # patches down and across
-SHARPNESS = -0.75  # of PyTorch's bicubic kernel
 
 
 def interpolate(
@@ -42,34 +43,13 @@ def interpolate(
     elif method == "antialiased":
         found = jax.image.resize(patches, (*wanted, width), "cubic")
     else:
-        down, across = (bicubic_weights(*sizes) for sizes in zip(grid, wanted, strict=True))
+        down, across = (
+            np.asarray(bicubic_weights(jnp.arange(new), jnp.full(new, new), size))
+            for size, new in zip(grid, wanted, strict=True)
+        )
         found = np.einsum("hi,wj,ijd->hwd", down, across, patches, optimize=True)
     patches = np.asarray(found, table.dtype).reshape(1, wanted[0] * wanted[1], width)
     return np.concatenate([table[:, :before], patches], axis=1)
-
-
-def bicubic_weights(size: int, wanted: int) -> Float[np.ndarray, "O I"]:
-    """The weights of cubic interpolation along one axis, without antialiasing; beyond the edge the edge goes on.
-
-    Args:
-      size: I, positions there are.
-      wanted: O, positions to make; the middles of both ranges coincide, not those of their first and last positions.
-    Source: Keys 1981, https://doi.org/10.1109/TASSP.1981.1163711, with the constant that PyTorch has.
-    """
-    places = (np.arange(wanted) + 0.5) * size / wanted - 0.5
-    first = np.floor(places).astype(int)
-    weights = np.zeros((wanted, size))
-    for step in range(-1, 3):
-        distance = np.abs(places - first - step)
-        np.add.at(weights, (np.arange(wanted), np.clip(first + step, 0, size - 1)), _cubic(distance))
-    return weights
-
-
-def _cubic(distance):
-    a = SHARPNESS
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = a * (((distance - 5) * distance + 8) * distance - 4)
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
 def resize_model(

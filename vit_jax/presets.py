@@ -6,6 +6,7 @@ from typing import Literal
 from core_jax.config import OptimizerConfig, TrainingConfig, require
 from vit_jax.config import BASE, HUGE, LARGE, SMALL, TINY, MaeConfig, VitConfig
 from vit_jax.images_config import ImagesConfig
+from vit_jax.rows_config import RowsConfig, row_layout
 from vit_jax.supervision import SupervisionConfig
 
 
@@ -21,6 +22,7 @@ class VitPretraining:
     images: ImagesConfig
     mae: MaeConfig = dataclasses.field(default_factory=MaeConfig)
     supervision: SupervisionConfig
+    rows: RowsConfig = dataclasses.field(default_factory=RowsConfig)
     optimizer: OptimizerConfig
     training: TrainingConfig
 
@@ -29,6 +31,22 @@ class VitPretraining:
         require(channels in (1, 3), f"--channels={channels}: expected 3 (red, green, blue) or 1 (grey)")
         if self.objective == "mae":
             self.mae.decoder(self.model)
+        if self.rows.packing:
+            self._check_packing()
+
+    def _check_packing(self):
+        require(
+            self.objective == "supervised",
+            f"--packing=True and --objective={self.objective}: images are packed to learn from their labels alone; "
+            "leave one of them out",
+        )
+        for name in ("mixup", "cutmix"):
+            share = getattr(self.supervision, name)
+            require(
+                not share,
+                f"--packing=True: images of different sizes cannot be mixed by --{name}={share}; add --{name}=0",
+            )
+        row_layout(self.model, self.rows)
 
 
 # Images of ImageNet's training set, of the 99 % of it that big_vision trains on, and so the steps of so many epochs.

@@ -29,7 +29,9 @@ from core_jax.workdir import read_config
 from vit_jax.image_pictures import samples_picture
 from vit_jax.image_sets import ImageSet, open_image_set
 from vit_jax.model import VitForClassification
+from vit_jax.packed_images import PackedImages, pack
 from vit_jax.presets import VitPretraining
+from vit_jax.rows_config import row_layout
 from vit_jax.skipped_images import SkippedImages
 from vit_jax.tasks import initial_params, make_scoring
 
@@ -54,10 +56,11 @@ def open_images(config: VitPretraining, workdir: str) -> ImageSet:
     )
     text = json.dumps(list(images.classes), indent=0, ensure_ascii=False) + "\n"
     folder, look = epath.Path(workdir), {"normalization": config.images.normalization, "seed": config.training.seed}
+    samples = images.train.images if isinstance(images.train, PackedImages) else images.train
 
     def keep() -> None:
         if not (folder / SAMPLES).exists():
-            samples_picture(folder / SAMPLES, images.train, images.classes, **look)
+            samples_picture(folder / SAMPLES, samples, images.classes, **look)
         write_atomically(folder / CLASSES_FILE, text)
 
     first_decides(keep)
@@ -68,7 +71,8 @@ def read_images(config: VitPretraining, skipped: str = "") -> ImageSet:
     """The images that a configuration names, as its model sees them; those that are skipped are noted in a folder."""
     model = config.model
     size = {"height": model.height, "width": model.width_of_image, "channels": model.channels}
-    return open_image_set(config.images, **size, seed=config.training.seed, skipped=SkippedImages(skipped))
+    found = open_image_set(config.images, **size, seed=config.training.seed, skipped=SkippedImages(skipped))
+    return pack(found, row_layout(model, config.rows)) if config.rows.packing else found
 
 
 def read_classes(workdir: str) -> tuple[str, ...]:
@@ -98,10 +102,22 @@ def expected_classes(config: VitPretraining) -> int:
 def batch_shapes(config: VitPretraining) -> dict[str, Any]:
     """Shapes and dtypes of the global batch of a run."""
     model, rows = config.model, config.training.global_batch_size
+
+    def shape(*sizes, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct((rows, *sizes), dtype)
+
+    def labelled(*images):
+        return {"labels": shape(*images, dtype=jnp.int32), "weights": {"classes": shape(*images)}}
+
+    if not config.rows.packing:
+        return {"images": shape(model.height, model.width_of_image, model.channels), **labelled()}
+    layout = row_layout(model, config.rows)
     return {
-        "images": jax.ShapeDtypeStruct((rows, model.height, model.width_of_image, model.channels), jnp.float32),
-        "labels": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "weights": {"classes": jax.ShapeDtypeStruct((rows,), jnp.float32)},
+        "patches": shape(layout.length, layout.patch_size**2 * layout.channels),
+        **dict.fromkeys(("segments", "front"), shape(layout.length, dtype=jnp.int32)),
+        **dict.fromkeys(("places", "grids"), shape(layout.length, 2, dtype=jnp.int32)),
+        "starts": shape(layout.images, dtype=jnp.int32),
+        **labelled(layout.images),
     }
 
 

@@ -1,6 +1,6 @@
 """ViT's objectives: pure functions of (params, batch, key).
 
-Axes: B images, K classes.
+Axes: B images, or rows of S images; K classes.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
+from core_jax.embeddings import PackedPatches
 from core_jax.losses import Ratio, objective
 from core_jax.metrics import accuracy, top_accuracy
 from core_jax.train import Loss, Metrics, State, compile_step, make_step
@@ -34,7 +35,14 @@ def initial_params(model: VitForClassification) -> Callable[[Key[Array, ""]], Py
     return init
 
 
-def soft_targets(batch: dict[str, Any], classes: int, smoothing: float) -> Float[Array, "B K"]:
+def images_of(batch: dict[str, Any]) -> Any:
+    """What the model reads of a batch: its images, or the patches of several in a row."""
+    if "patches" not in batch:
+        return batch["images"]
+    return PackedPatches(**{name: batch[name] for name in PackedPatches._fields})
+
+
+def soft_targets(batch: dict[str, Any], classes: int, smoothing: float) -> Float[Array, "B *S K"]:
     """What each class's probability should be.
 
     Args:
@@ -50,7 +58,7 @@ def soft_targets(batch: dict[str, Any], classes: int, smoothing: float) -> Float
 
 
 def classification_loss(
-    logits: Float[Array, "B K"], targets: Float[Array, "B K"], weights: Float[Array, " B"], kind: str
+    logits: Float[Array, "*images K"], targets: Float[Array, "*images K"], weights: Float[Array, "*images"], kind: str
 ) -> Ratio:
     """(sum of weighted losses in nats, sum of weights), computed in float32.
 
@@ -77,13 +85,13 @@ def supervised_loss(model: VitForClassification, supervision: SupervisionConfig,
       supervision: which loss.
       train: whether dropout, stochastic depth and label smoothing are on.
     Returns:
-      loss(params, batch, key); the scalar is the mean over all images. Of mixed images the label that has the larger
-      share counts as the right one in the accuracies.
+      loss(params, batch, key); the scalar is the mean over all images, alone or packed into rows. Of mixed images the
+      label that has the larger share counts as the right one in the accuracies.
     """
     smoothing = supervision.label_smoothing if train else 0.0
 
     def loss(params: PyTree, batch: dict[str, Any], key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-        logits: Any = model.apply({"params": params}, batch["images"], train=train, rngs={"dropout": key})
+        logits: Any = model.apply({"params": params}, images_of(batch), train=train, rngs={"dropout": key})
         weights, labels = batch["weights"]["classes"], batch["labels"]
         targets = soft_targets(batch, model.classes, smoothing)
         terms = {"classes": classification_loss(logits, targets, weights, supervision.loss)}
@@ -94,6 +102,9 @@ def supervised_loss(model: VitForClassification, supervision: SupervisionConfig,
             "useful_images": (jnp.sum(weights > 0, dtype=jnp.float32), jnp.float32(weights.size)),
             "useful_flops": useful_flops(model.config, batch, model.classes),
         }
+        if "patches" in batch:
+            segments = batch["segments"]
+            metrics["useful_positions"] = jnp.sum(segments > 0, dtype=jnp.float32), jnp.float32(segments.size)
         if model.classes > PLACES:
             metrics["top5_accuracy"] = top_accuracy(logits, labels, weights, PLACES)
         return objective(terms, batch.get("totals")), metrics

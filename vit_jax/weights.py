@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from core_jax.config import require
-from core_jax.embeddings import sincos_positions
 from core_jax.errors import UserError
+from core_jax.grid_positions import sincos_positions
 from core_jax.model_folders import read_fields, read_labels, write_fields, write_folder
 from core_jax.peer_names import check_tensors, from_peer, peer_name, peer_shape, to_peer
 from core_jax.safetensors_files import Tensors, read_tensors, write_tensors
