@@ -79,8 +79,7 @@ class _Call:
 
     options: Options
     rows: int
-    length: int  # rounded up to full lanes
-    given_length: int
+    length: int  # blocks hold whole rows, so that it need not be a multiple of anything
     group: int  # heads of one program
     width: int  # of one head
 
@@ -90,19 +89,16 @@ class _Call:
         width = lanes // options.heads // 3
         divisors = [g for g in range(1, options.heads + 1) if options.heads % g == 0]
         group = next(g for g in divisors if g * width % LANES == 0 or g == options.heads)
-        return cls(options, rows, -(-length // LANES) * LANES, length, group, width)
+        return cls(options, rows, length, group, width)
 
     def run(self, kernel, inputs, parts, segments, seeds, head_numbers):
-        """Pads, calls a kernel and cuts the padding off; its output is `parts` times as wide as all heads."""
-        extra = self.length - self.given_length
-        inputs = [jnp.pad(x, ((0, 0), (0, extra), (0, 0))) for x in inputs]
-        segments = jnp.pad(segments, ((0, 0), (0, extra)), constant_values=-1)[:, None]
+        """Calls a kernel; its output is `parts` times as wide as all heads."""
         groups, width = self.options.heads // self.group, parts * self.options.heads * self.width
 
         def block(width):
             return pl.BlockSpec((1, self.length, width // groups), lambda row, group, *_: (row, 0, group))
 
-        out = pl.pallas_call(
+        return pl.pallas_call(
             functools.partial(kernel, self),
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=2,
@@ -119,8 +115,7 @@ class _Call:
             ),
             interpret=self.options.interpret,
             name=kernel.__name__.strip("_"),
-        )(seeds, head_numbers, segments, *inputs)
-        return out[:, : self.given_length]
+        )(seeds, head_numbers, segments[:, None], *inputs)
 
     def heads(self, seeds, head_numbers):
         """(lanes of query, key, value, output; dropout seed) for every head of this program."""
@@ -132,8 +127,7 @@ class _Call:
 
     def blocks(self):
         """The queries in blocks."""
-        size = BLOCK if self.length % BLOCK == 0 else LANES
-        return [slice(start, start + size) for start in range(0, self.length, size)]
+        return [slice(start, min(start + BLOCK, self.length)) for start in range(0, self.length, BLOCK)]
 
 
 def _forward_kernel(call, seeds, head_numbers, segments, joint, out):
