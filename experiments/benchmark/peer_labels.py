@@ -33,7 +33,7 @@ class PeerLabels(Peer):
         model: Any = take_weights(transformers.BertForSequenceClassification(theirs), weights)
         optimizer = None
         if work.task == "finetuning":
-            optimizer = make_optimizer(model, config)
+            optimizer = make_optimizer(model, config.optimizer)
         else:
             model = model.bert.eval()
             model.pooler = None
