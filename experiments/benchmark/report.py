@@ -90,8 +90,13 @@ def table(cell: Cell) -> list[tuple[str, ...]]:
         differs = f"{differences[mode]:.0e}" if mode in differences else ""
         peak = f"{cell.peak_bytes[mode] / 1e9:.2f} GB"
         ratios = [describe_ratios(cell.ratios(entry, of_processor=processor)) for processor in (False, True)]
-        rows.append((f"{mode}, {batching}", f"{rate:,.{0 if rate >= 100 else 1}f}", *ratios, differs, peak))
+        rows.append((f"{mode}, {batching}", describe_rate(rate), *ratios, differs, peak))
     return rows
+
+
+def describe_rate(rate: float) -> str:
+    """As many digits as mean something."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def describe_ratios(ratios: Sequence[float]) -> str:
@@ -104,7 +109,7 @@ def verdict(cell: Cell) -> str:
     [ours, *_], peers = cell.entries(ours=True), cell.entries(ours=False)
     name = f"{cell.task} at {cell.sequence_length}"
     if not peers:
-        return f"{name}: {statistics.median(cell.rates[ours]):,.0f} {cell.unit} a second"
+        return f"{name}: {describe_rate(statistics.median(cell.rates[ours]))} {cell.unit} a second"
     ratio = statistics.median(cell.ratios(peers[0]))
     memory = cell.peak_bytes[ours[0]] / cell.peak_bytes[peers[0][0]]
     seconds = cell.warm_ups.get(ours[0])
