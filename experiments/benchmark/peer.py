@@ -104,12 +104,12 @@ class Peer:
         compiled = torch.compile(model, dynamic=lengths_vary) if mode.engine == "compile" else model
         return cls(mode, work, model, compiled, optimizer)
 
-    def batches(self) -> dict[str, list[list[Pair]]]:
+    def batches(self) -> dict[str, list[Any]]:
         """The peer's batches for each way to batch: as they come, and grouped by length."""
         batches = load_pairs(self.work.pairs_file)
         return {"dynamic": batches, "grouped": group_by_length(batches)}
 
-    def tensors(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+    def tensors(self, pairs: Any) -> dict[str, Any]:
         """The arguments of the model for a batch."""
         arrays = pad_to_longest(pairs, self.work.pad_id)
         if self.work.task == "inference":
