@@ -79,8 +79,8 @@ class _Call:
 
     options: Options
     rows: int
-    length: int  # rounded up to full lanes
-    given_length: int
+    length: int  # of a block: full lanes
+    given_length: int  # of the arrays; what a block holds beyond is undefined when read, and dropped when written
     group: int  # heads of one program
     width: int  # of one head
 
@@ -93,16 +93,14 @@ class _Call:
         return cls(options, rows, -(-length // LANES) * LANES, length, group, width)
 
     def run(self, kernel, inputs, parts, segments, seeds, head_numbers):
-        """Pads, calls a kernel and cuts the padding off; its output is `parts` times as wide as all heads."""
-        extra = self.length - self.given_length
-        inputs = [jnp.pad(x, ((0, 0), (0, extra), (0, 0))) for x in inputs]
-        segments = jnp.pad(segments, ((0, 0), (0, extra)), constant_values=-1)[:, None]
+        """Calls a kernel; its output is `parts` times as wide as all heads."""
+        segments = jnp.pad(segments, ((0, 0), (0, self.length - self.given_length)), constant_values=-1)[:, None]
         groups, width = self.options.heads // self.group, parts * self.options.heads * self.width
 
         def block(width):
             return pl.BlockSpec((1, self.length, width // groups), lambda row, group, *_: (row, 0, group))
 
-        out = pl.pallas_call(
+        return pl.pallas_call(
             functools.partial(kernel, self),
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=2,
@@ -113,14 +111,13 @@ class _Call:
                 ],
                 out_specs=block(width),
             ),
-            out_shape=jax.ShapeDtypeStruct((self.rows, self.length, width), inputs[0].dtype),
+            out_shape=jax.ShapeDtypeStruct((self.rows, self.given_length, width), inputs[0].dtype),
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=VMEM_BYTES
             ),
             interpret=self.options.interpret,
             name=kernel.__name__.strip("_"),
         )(seeds, head_numbers, segments, *inputs)
-        return out[:, : self.given_length]
 
     def heads(self, seeds, head_numbers):
         """(lanes of query, key, value, output; dropout seed) for every head of this program."""
@@ -135,13 +132,22 @@ class _Call:
         size = BLOCK if self.length % BLOCK == 0 else LANES
         return [slice(start, start + size) for start in range(0, self.length, size)]
 
+    def read(self, block, rows, lanes):
+        """A part of a block; what lies beyond the array comes as zeros, as 0 times NaN is NaN."""
+        part = block[0, rows, lanes]
+        if rows.stop <= self.given_length:
+            return part
+        there = _places(part.shape, rows, 0) < self.given_length
+        # The comparison is of 32 bits, and so must be what it chooses from.
+        return jnp.where(there, part.astype(jnp.float32), 0.0).astype(part.dtype)
+
 
 def _forward_kernel(call, seeds, head_numbers, segments, joint, out):
     dot = functools.partial(_dot, joint.dtype)
     for q, k, v, o, seed in call.heads(seeds, head_numbers):
-        keys, values = joint[0, :, k], joint[0, :, v]
+        keys, values = (call.read(joint, slice(0, call.length), part) for part in (k, v))
         for rows in call.blocks():
-            weights = _weights(call, dot(joint[0, rows, q], keys, 1, 1), segments, rows)
+            weights = _weights(call, dot(call.read(joint, rows, q), keys, 1, 1), segments, rows)
             kept = _drop(call, weights, seed, rows).astype(values.dtype)
             out[0, rows, o] = dot(kept, values, 1, 0).astype(out.dtype)
 
@@ -149,10 +155,10 @@ def _forward_kernel(call, seeds, head_numbers, segments, joint, out):
 def _backward_kernel(call, seeds, head_numbers, segments, joint, gradient, out):
     dot = functools.partial(_dot, joint.dtype)
     for q, k, v, o, seed in call.heads(seeds, head_numbers):
-        keys, values = joint[0, :, k], joint[0, :, v]
+        keys, values = (call.read(joint, slice(0, call.length), part) for part in (k, v))
         of_keys, of_values = jnp.zeros(keys.shape, jnp.float32), jnp.zeros(values.shape, jnp.float32)
         for rows in call.blocks():
-            queries, of_means = joint[0, rows, q], gradient[0, rows, o]
+            queries, of_means = call.read(joint, rows, q), call.read(gradient, rows, o)
             weights = _weights(call, dot(queries, keys, 1, 1), segments, rows)
             kept = _drop(call, weights, seed, rows).astype(values.dtype)
             of_values += dot(kept, of_means, 0, 0)

@@ -96,7 +96,7 @@ def _compile(step, arguments):
 
 def _measure(plan: Plan, compiled: Any, topology: Topology) -> Plan:
     memory, chip, traffic = compiled.memory_analysis(), topology.chip, read_traffic(compiled.as_text())
-    moved = float(compiled.cost_analysis()["bytes accessed"]) * traffic.loop_factor
+    moved = float(compiled.cost_analysis()["bytes accessed"]) * traffic.loop_factor + traffic.kernel_bytes
     sent = sum(collective.bytes for collective in traffic.collectives.values())
     seconds = {"compute": plan.compute_seconds, "memory": moved / chip.hbm_rate, "network": sent / chip.ici_rate}
     bound = max(seconds, key=lambda name: seconds[name])

@@ -8,6 +8,7 @@ from core_jax.hlo import Instruction, Program, group_size, read_program, shape_b
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 ASYNC_START = 'custom_call_target="AsyncCollectiveStart"'
+PALLAS = 'custom_call_target="tpu_custom_call"'
 # No data moves, or it was counted where it started.
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "while", "conditional", "call"}
 
@@ -25,7 +26,8 @@ class Traffic:
     """What one device moves when a program runs once."""
 
     collectives: dict[str, Collective]
-    loop_factor: float  # bytes to and from memory, relative to a count in which every loop turns once
+    loop_factor: float  # bytes to and from memory, relative to a count in which every loop turns once; without kernels
+    kernel_bytes: int  # to and from memory by Pallas kernels, of which the compiler's own count knows nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +47,33 @@ def read_traffic(text: str) -> Traffic:
     Args:
       text: `compiled.as_text()`.
     Returns:
-      Collectives, those inside of loops counted for every turn; and by how much loops multiply the bytes moved.
+      Collectives and kernels, those inside of loops counted for every turn, and by how much loops multiply the other
+      bytes moved. A kernel counts as if it read its operands and wrote its results once.
     """
     program = read_program(text)
     counts: collections.Counter = collections.Counter()
     sent: collections.Counter = collections.Counter()
-    once = all_turns = 0
+    once = all_turns = kernels = 0
     fused = {item.called("calls") for items in program.computations.values() for item in items}
     for name, instructions in program.computations.items():
         if program.turns[name] and name not in fused:  # what is fused is counted where it is called
             shapes = {instruction.name: instruction.shape for instruction in instructions}
-            moved = sum(moved_bytes(program, instruction, shapes) for instruction in instructions)
+            moved, of_kernels = (
+                sum(moved_bytes(program, item, shapes) for item in instructions if _is_uncounted(item) == kernel)
+                for kernel in (False, True)
+            )
             once, all_turns = once + moved, all_turns + program.turns[name] * moved
+            kernels += program.turns[name] * of_kernels
     for kind, instruction, shapes, number in _collectives(program):
         counts[kind] += number
         sent[kind] += number * _sent(kind, instruction, shapes)
     collectives = {kind: Collective(counts[kind], sent[kind]) for kind in COLLECTIVES if counts[kind]}
-    return Traffic(collectives, all_turns / max(once, 1))
+    return Traffic(collectives, all_turns / max(once, 1), kernels)
+
+
+def _is_uncounted(instruction):
+    """A Pallas kernel whose author told the compiler nothing of its costs."""
+    return PALLAS in instruction.rest and '"cost_estimate"' not in instruction.rest
 
 
 def moved_bytes(program: Program, instruction: Instruction, shapes: dict[str, str]) -> int:

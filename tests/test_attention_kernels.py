@@ -15,9 +15,9 @@ from tests.tiny_training import mesh_of
 SHAPES = {  # rows, positions, heads, width of a head: full lanes and not, groups of heads that fill 128 lanes and not
     "ViT": (2, 197, 3, 64),
     "narrow heads": (1, 128, 8, 32),
-    "one head": (2, 40, 1, 128),
+    "one head": (2, 130, 1, 128),
     "odd": (1, 300, 4, 80),
-    "tiny": (2, 8, 2, 8),
+    "tiny": (2, 17, 2, 8),
 }
 over_shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 over_kernels = pytest.mark.parametrize("kernel", ["fused", "splash"])

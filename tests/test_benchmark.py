@@ -12,14 +12,16 @@ from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import report
 from experiments.benchmark.labelled_material import LabelledSource, make_labelled_material
 from experiments.benchmark.material import make_material
-from experiments.benchmark.modes import LABELLED, MODES, TASKS, Task, parse_modes
+from experiments.benchmark.modes import IMAGES, LABELLED, MODES, TASKS, Task, parse_modes
 from experiments.benchmark.our_labels import embedding_rows, tuning_rows
 from experiments.benchmark.ours import count_useful, load_rows
 from experiments.benchmark.pairs import IGNORED, group_by_length, load_pairs, pad_to_longest, useful_tokens
 from experiments.benchmark.turns import WorkerError, started
+from experiments.benchmark.vit_material import make_vit_material
 from experiments.benchmark.worker import open_side
 from experiments.benchmark.workplace import Workplace
 from tests.tiny_run import write_text
+from vit_jax.presets import PRESETS
 
 LENGTH, POSITIONS = 32, 128
 
@@ -48,6 +50,21 @@ def labelled_folder(tmp_path_factory):
     source = LabelledSource("bert-tiny", "", f"jsonl:{place / 'texts.jsonl'}", texts=80)
     make_labelled_material(str(place), str(place / "text"), source, LABELLED, [LENGTH], lambda _: None)
     return str(place)
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory):
+    preset, place = PRESETS["vit-b16"], str(tmp_path_factory.mktemp("images"))
+    sizes = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 64, "image_size": f"{LENGTH}", "patch_size": 8}
+    preset = dataclasses.replace(preset, model=dataclasses.replace(preset.model, **sizes))
+    make_vit_material(place, preset, POSITIONS, peer=importlib.util.find_spec("transformers") is not None)
+    return place
+
+
+@pytest.fixture
+def place_of(folder, labelled_folder, image_folder):
+    """The folder of a task."""
+    return lambda task: labelled_folder if task in LABELLED else image_folder if task in IMAGES else folder
 
 
 class StillWorkplace(Workplace):
@@ -100,7 +117,7 @@ def cell_of(rates, checks=None):
     cell = report.Cell("training", LENGTH, checks=checks or {})
     for mode, batching, tokens in rates:
         for count in tokens:
-            cell.add(mode, {"rates": {batching: [2.0, 2 * count]}, "peak_bytes": 10**9})
+            cell.add(mode, {"rates": {batching: [2.0, 2 * count, 4.0]}, "peak_bytes": 10**9})
     return cell
 
 
@@ -119,6 +136,8 @@ def test_ratios_are_of_one_round_and_against_our_best():
     assert report.describe_ratios([2.0, 4.0, 2.5]) == "2.50 (2.00-4.00)"
     assert report.verdict(cell).startswith(f"training at {LENGTH}: 2.50 times the peer's best (eager-float32, grouped)")
     assert [row[1] for row in report.table(cell)] == ["300", "100", "150", "100"]
+    assert cell.processor_rates["eager-float32", "grouped"] == [75, 25, 80]
+    assert cell.ratios(("eager-float32", "grouped"), of_processor=True) == [2.0, 4.0, 2.5]
     assert "ratio" not in report.verdict(cell_of([("ours-float32", "packed", [7])]))
 
 
@@ -170,11 +189,12 @@ def test_texts_to_embed_stand_in_full_rows_of_one_shape(labelled_folder):
         "--peer=nobody",
         "--sequence_lengths=x",
         "--tasks=a",
+        "--tasks=embedding",
     ],
 )
 def test_wrong_flags_are_refused(flag, capsys):
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main([flag])
+        benchmark.main(["vit-b16", flag])
     assert f"{flag}: expected" in capsys.readouterr().err
 
 
@@ -216,11 +236,11 @@ def test_ours_alone_end_to_end(tmp_path):
     assert cell["peak_bytes"]["ours-float32"] > 10**8
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_with_equal_weights_both_sides_compute_the_same(folder, labelled_folder, task):
+@pytest.mark.parametrize("task", [*TASKS, *IMAGES])
+def test_with_equal_weights_both_sides_compute_the_same(place_of, task):
     pytest.importorskip("transformers")
 
-    work = workplace(labelled_folder if task in LABELLED else folder, task)
+    work = workplace(place_of(task), task)
     reference = open_side(MODES["eager-float32"], work).check()
     for name in ("ours-float32", "ours-bfloat16"):
         found = open_side(MODES[name], work).check()
@@ -229,15 +249,15 @@ def test_with_equal_weights_both_sides_compute_the_same(folder, labelled_folder,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["training", "finetuning"])
-def test_a_step_of_either_side_changes_the_loss_alike(folder, labelled_folder, task: Task):
+@pytest.mark.parametrize("task", ["training", "finetuning", "image training"])
+def test_a_step_of_either_side_changes_the_loss_alike(place_of, task: Task):
     pytest.importorskip("transformers")
 
-    work = StillWorkplace(labelled_folder if task in LABELLED else folder, task, LENGTH)
+    work = StillWorkplace(place_of(task), task, LENGTH)
     side, peer = open_side(MODES["ours-float32"], work), open_side(MODES["eager-float32"], work)
     before = [*side.check(), *peer.check()]
     side.run(side.rows[0])
-    peer.run(load_pairs(work.pairs_file)[0])
+    peer.run(next(iter(peer.batches().values()))[0])
     ours, theirs = (after - start for after, start in zip([*side.check(), *peer.check()], before, strict=True))
     assert theirs < -1e-2
     assert ours == pytest.approx(theirs, rel=1e-2)

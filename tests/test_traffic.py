@@ -136,3 +136,38 @@ def test_a_loop_multiplies_the_bytes_of_its_body_alone():
     few, many = factor(4), factor(40)
     assert 3 < few <= 4
     assert 30 < many <= 40
+
+
+KERNEL = """HloModule jit_kernels
+
+%body (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %p = (s32[], bf16[8,4]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = bf16[8,4]{1,0} get-tuple-element(%p), index=1
+  %y = bf16[8,4]{1,0} custom-call(%x, %x), custom_call_target="tpu_custom_call", backend_config={ESTIMATE}
+  ROOT %t = (s32[], bf16[8,4]) tuple(%i, %y)
+}
+
+%cond (p: (s32[], bf16[8,4])) -> pred[] {
+  %p = (s32[], bf16[8,4]) parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+ENTRY %main (x: bf16[8,4]) -> bf16[8,4] {
+  %x = bf16[8,4]{1,0} parameter(0)
+  %copied = bf16[8,4]{1,0} copy(%x)
+  %zero = s32[] constant(0)
+  %start = (s32[], bf16[8,4]) tuple(%zero, %copied)
+  %loop = (s32[], bf16[8,4]) while(%start), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %z = bf16[8,4]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_a_kernel_moves_its_operands_and_results_in_every_turn():
+    """The compiler's own count has nothing for it, unless its author gave an estimate, which the count then has."""
+    traffic = read_traffic(KERNEL.replace("ESTIMATE", ""))
+    assert (traffic.kernel_bytes, traffic.loop_factor) == (5 * 3 * 8 * 4 * 2, 1)
+    known = read_traffic(KERNEL.replace("ESTIMATE", '"custom_call_config":{"cost_estimate":{"bytes_accessed":192}}'))
+    assert known.kernel_bytes == 0
+    assert known.loop_factor > 1

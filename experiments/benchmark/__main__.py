@@ -1,7 +1,7 @@
-"""Measures our speed beside that of `transformers` on this CPU:   python -m experiments.benchmark --flag=value
+"""Measures our speed beside that of `transformers` on this CPU:   python -m experiments.benchmark [PRESET] --flag=value
 
 Both sides compute the same pairs of the same text with the same model and weights, in turns. What counts is useful
-tokens, those that are not padding, a second. `--help` lists every flag.
+tokens, those that are not padding, a second; for a preset of ViT it is images. `--help` lists every flag.
 """
 
 import dataclasses
@@ -24,8 +24,9 @@ from core_jax.workdir import write_atomically
 from experiments.benchmark import report
 from experiments.benchmark.labelled_material import LabelledSource, make_labelled_material
 from experiments.benchmark.material import make_material
-from experiments.benchmark.modes import LABELLED, TASKS, Mode, Task, parse_modes
+from experiments.benchmark.modes import IMAGES, LABELLED, TASKS, Mode, Task, parse_modes
 from experiments.benchmark.turns import WorkerError, measure
+from experiments.benchmark.vit_material import IMAGE_PRESETS, make_vit_material
 from experiments.benchmark.workplace import Workplace
 from experiments.console import FAILED, parse_flags, print_table, run_command, say
 
@@ -35,10 +36,10 @@ LIBRARIES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Measures useful tokens a second of ours and of transformers, on this CPU."""
+    """Measures useful tokens, or images, a second of ours and of transformers, on this CPU."""
 
-    preset: str = "bert-base"  # size of the model; bert-tiny for a quick look
-    sequence_lengths: str = "128,512"  # tokens of our rows, and the most of a pair
+    preset: str = "bert-base"  # size of the model, such as bert-tiny for a quick look, or vit-b16
+    sequence_lengths: str = "128,512"  # tokens of our rows, and the most of a pair; images have their preset's size
     rounds: int = 3  # turns of every mode; medians and ranges are over them
     batch_size: int = 1024  # positions of our rows in a step; the peer's batch is the very pairs that stand in them
     tasks: str = "training,inference"  # what is measured: these, finetuning and embedding
@@ -53,7 +54,8 @@ class Benchmark:
     output: str = ""  # file for all figures, as JSON
 
     def __post_init__(self):
-        require(self.preset in PRESETS, f"--preset={self.preset}: expected one of {', '.join(PRESETS)}")
+        presets = (*PRESETS, *IMAGE_PRESETS)
+        require(self.preset in presets, f"--preset={self.preset}: expected one of {', '.join(presets)}")
         require(self.rounds > 0, f"--rounds={self.rounds}: expected 1 or more")
         require(self.batch_size > 0, f"--batch_size={self.batch_size}: expected 1 or more")
         require(self.peer in PEERS, f"--peer={self.peer}: expected one of {', '.join(PEERS)}")
@@ -65,6 +67,10 @@ class Benchmark:
             set(self.tasks.split(",")) <= set(TASKS),
             f"--tasks={self.tasks}: expected some of {', '.join(TASKS)}, with a comma between",
         )
+        require(
+            not self.is_of_images or not set(self.tasks.split(",")) & set(LABELLED),
+            f"--tasks={self.tasks}: expected training, inference or both for --preset={self.preset}",
+        )
         require(self.texts > 0, f"--texts={self.texts}: expected 1 or more")
         foreign = self.init.startswith("hf:") and set(self.tasks.split(",")) <= set(LABELLED)
         require(
@@ -73,17 +79,29 @@ class Benchmark:
         )
 
     @property
+    def is_of_images(self) -> bool:
+        """Whether the model is a ViT."""
+        return self.preset in IMAGE_PRESETS
+
+    @property
     def lengths(self) -> list[int]:
-        """`sequence_lengths` as numbers."""
+        """`sequence_lengths` as numbers, or the pixels of an image's side."""
+        if self.is_of_images:
+            return [IMAGE_PRESETS[self.preset].model.height]
         return [int(part) for part in self.sequence_lengths.split(",")]
 
     def chosen_tasks(self) -> list[Task]:
-        """`tasks` in our order."""
-        return [task for task in TASKS if task in self.tasks.split(",")]
+        """`tasks` in our order, of images those of images."""
+        wanted = self.tasks.split(",")
+        if self.is_of_images:
+            return [task for task in IMAGES if task.removeprefix("image ") in wanted]
+        return [task for task in TASKS if task in wanted]
 
 
 def main(arguments: list[str]) -> int:
     """Measures and prints; returns the exit code."""
+    if arguments and not arguments[0].startswith("-"):
+        arguments = [f"--preset={arguments[0]}", *arguments[1:]]
     flags = parse_flags(Benchmark, arguments, "Measures our speed beside that of transformers, on this CPU.")
     modes = parse_modes(flags.modes, flags.peer)
     if any(not mode.is_ours for mode in modes):
@@ -91,9 +109,7 @@ def main(arguments: list[str]) -> int:
     jax.config.update("jax_platforms", "cpu")  # what is measured, whatever else is here
     start, cells = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="benchmark") as folder:
-        text_folder = os.path.join(flags.text_folder, flags.preset)
-        os.makedirs(text_folder, exist_ok=True)
-        prepare(flags, folder, text_folder)
+        prepare(flags, folder)
         for task in flags.chosen_tasks():
             for length in flags.lengths:
                 cell = measure_cell(modes, Workplace(folder, task, length), flags.rounds)
@@ -108,8 +124,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def prepare(flags: Benchmark, folder: str, text_folder: str) -> None:
+def prepare(flags: Benchmark, folder: str) -> None:
     """Writes what the processes read."""
+    if flags.is_of_images:
+        peer = flags.peer != "none"
+        make_vit_material(folder, IMAGE_PRESETS[flags.preset], flags.batch_size, peer=peer)
+        return
+    text_folder = os.path.join(flags.text_folder, flags.preset)
+    os.makedirs(text_folder, exist_ok=True)
     labelled: list[Task] = [task for task in flags.chosen_tasks() if task in LABELLED]
     if labelled:
         source = LabelledSource(flags.preset, flags.init, flags.data, flags.texts)
@@ -129,8 +151,8 @@ def measure_cell(modes: list[Mode], work: Workplace, rounds: int) -> report.Cell
     if disagreements:
         say("\n".join(["error: no ratios, since the sides do not compute the same:", *disagreements]))
         return None
-    columns = ("mode, batches", "tokens/s", "ours / this", "differs", "memory")
-    print_table(f"{work.task}, {work.sequence_length} tokens", columns, report.table(cell))
+    size = f"{work.sequence_length} {'pixels' if work.task in IMAGES else 'tokens'}"
+    print_table(f"{work.task}, {size}", report.columns(cell), report.table(cell))
     return cell
 
 

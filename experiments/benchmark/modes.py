@@ -5,9 +5,10 @@ from typing import Literal
 
 from core_jax.errors import UserError
 
-Task = Literal["training", "inference", "finetuning", "embedding"]
-TASKS: tuple[Task, ...] = ("training", "inference", "finetuning", "embedding")
+Task = Literal["training", "inference", "finetuning", "embedding", "image training", "image inference"]
+TASKS: tuple[Task, ...] = ("training", "inference", "finetuning", "embedding")  # of BERT
 LABELLED: tuple[Task, ...] = ("finetuning", "embedding")  # which read whole texts, not pairs with hidden words
+IMAGES: tuple[Task, ...] = ("image training", "image inference")  # of ViT
 OURS = "ours"
 
 

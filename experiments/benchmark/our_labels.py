@@ -74,6 +74,10 @@ class OurLabels:
         step: Any = tuning_step  # typed as a cached function of hashable arguments, which pyright does not see in flax
         return cls(work, model, tuning_rows(batches, work), state, step(model, optimizer, steps, 0.0, mesh))
 
+    def batches(self) -> dict[str, list[dict[str, Any]]]:
+        """Our batches for each way to batch."""
+        return {"packed": self.rows}
+
     def check(self) -> list[float]:
         """What must agree with the peer on its first batch: the loss without dropout, or the vectors."""
         if self.work.task == "finetuning":

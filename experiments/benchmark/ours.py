@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
 from bert_jax.model import BertForPretraining
@@ -36,7 +37,7 @@ class Ours:
     """One of our modes, ready to measure."""
 
     work: Workplace
-    model: BertForPretraining
+    model: Any
     rows: list[dict[str, Any]]
     state: Any  # of training, or the parameters
     compute: Callable[..., Any]  # a step of (state, batch), or the pooled states of (params, batch)
@@ -49,12 +50,12 @@ class Ours:
         params = jax.tree.map(jnp.asarray, nested(work.weights()))
         if work.task == "inference":
             return cls(work, model, load_rows(work), kernels_in(params, mode.dtype), pooled_states(model))
-        mesh = parse_mesh("data:1")
-        optimizer = make_optimizer(config.optimizer, config.training.steps)
-        key = jax.random.key(config.training.seed)
-        state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
-        shapes = with_shardings(abstract_state(initial_params(model), optimizer), mesh)
+        optimizer, state, shapes = start_training(config, params, initial_params(model))
         return cls(work, model, load_rows(work), state, training_step(model, optimizer, shapes, 1))
+
+    def batches(self) -> dict[str, list[dict[str, Any]]]:
+        """Our batches for each way to batch."""
+        return {"packed": self.rows}
 
     def check(self) -> list[float]:
         """What must agree with the peer on the first batch: the loss without dropout, or the pooled states."""
@@ -69,15 +70,35 @@ class Ours:
         """A batch of every shape."""
         return self.rows[:1]
 
+    def count(self, batch: dict[str, Any]) -> int:
+        """What a rate counts of a batch."""
+        return count_useful(batch)
+
     def run(self, batch: dict[str, Any]) -> tuple[float, int]:
-        """One step of training, or one forward pass; gives seconds and useful tokens."""
+        """One step of training, or one forward pass; gives seconds and what was counted."""
         start = time.perf_counter()
-        if self.work.task == "inference":
-            jax.block_until_ready(self.compute(self.state, batch))
-        else:
+        if isinstance(self.state, State):
             self.state, metrics = self.compute(self.state, batch)
             jax.block_until_ready((self.state, metrics))
-        return time.perf_counter() - start, count_useful(batch)
+        else:
+            jax.block_until_ready(self.compute(self.state, batch))
+        return time.perf_counter() - start, self.count(batch)
+
+
+def start_training(
+    config: Any, params: PyTree, initial: Callable[..., PyTree]
+) -> tuple[optax.GradientTransformation, State, State]:
+    """The optimizer, the state that training starts from, and its shapes on one device.
+
+    Args:
+      config: with optimizer and training.
+      params: that training starts from.
+      initial: key -> parameters of these shapes.
+    """
+    optimizer = make_optimizer(config.optimizer, config.training.steps)
+    key = jax.random.key(config.training.seed)
+    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+    return optimizer, state, with_shardings(abstract_state(initial, optimizer), parse_mesh("data:1"))
 
 
 def pooled_states(model: BertForPretraining) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from bert_jax.config import BertConfig, BertPretraining
 from bert_jax.peer_names import peer_name
+from core_jax.config import OptimizerConfig
 from core_jax.peer_names import PEER_GELUS, to_peer
 from experiments.benchmark.modes import Mode
 from experiments.benchmark.pairs import Pair, group_by_length, load_pairs, pad_to_longest, useful_tokens
@@ -90,26 +91,25 @@ class Peer:
         model = build_model(work.config(), work.weights())
         optimizer = None
         if work.task == "training":
-            optimizer = make_optimizer(model, work.config())
+            optimizer = make_optimizer(model, work.config().optimizer)
         else:
             model = model.bert.eval()
         return cls.ready(mode, work, model, optimizer)
 
     @classmethod
-    def ready(cls, mode: Mode, work: Workplace, model: Any, optimizer: Any) -> Any:
+    def ready(cls, mode: Mode, work: Workplace, model: Any, optimizer: Any, *, lengths_vary: bool = True) -> Any:
         """A model as its mode computes it; without an optimizer its weights are in the type of computation."""
         if optimizer is None and mode.dtype == "bfloat16":
             model = model.to(torch.bfloat16)
-        # Lengths vary from batch to batch.
-        compiled = torch.compile(model, dynamic=True) if mode.engine == "compile" else model
+        compiled = torch.compile(model, dynamic=lengths_vary) if mode.engine == "compile" else model
         return cls(mode, work, model, compiled, optimizer)
 
-    def batches(self) -> dict[str, list[list[Pair]]]:
+    def batches(self) -> dict[str, list[Any]]:
         """The peer's batches for each way to batch: as they come, and grouped by length."""
         batches = load_pairs(self.work.pairs_file)
         return {"dynamic": batches, "grouped": group_by_length(batches)}
 
-    def tensors(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+    def tensors(self, pairs: Any) -> dict[str, Any]:
         """The arguments of the model for a batch."""
         arrays = pad_to_longest(pairs, self.work.pad_id)
         if self.work.task == "inference":
@@ -128,21 +128,27 @@ class Peer:
     def check(self) -> list[float]:
         """What must agree with ours on the first batch: the loss without dropout, or the pooled states."""
         pairs = load_pairs(self.work.pairs_file)[0]
-        if self.work.task == "inference":
-            return self.pooled(pairs).ravel().tolist()
-        self.module.eval()  # not compiled: that would be another compilation, of what is not measured
+        return self.pooled(pairs).ravel().tolist() if self.work.task == "inference" else [self.loss(pairs)]
+
+    def loss(self, batch: Any) -> float:
+        """Without dropout, and not compiled: that would be another compilation, of what is not measured."""
+        self.module.eval()
         with torch.no_grad(), self.autocast():
-            loss = self.module(**self.tensors(pairs)).loss.item()
+            loss = self.module(**self.tensors(batch)).loss.item()
         self.module.train()
-        return [loss]
+        return loss
+
+    def count(self, pairs: Any) -> int:
+        """What a rate counts of a batch."""
+        return useful_tokens(pairs)
 
     def pooled(self, pairs: Sequence[Pair]) -> Float[np.ndarray, "N D"]:
         """The pooled states of some pairs."""
         with torch.inference_mode():
             return self.model(**self.tensors(pairs)).pooler_output.float().numpy()
 
-    def run(self, pairs: Sequence[Pair]) -> tuple[float, int]:
-        """One step of training, or one forward pass; gives seconds and useful tokens."""
+    def run(self, pairs: Any) -> tuple[float, int]:
+        """One step of training, or one forward pass; gives seconds and what was counted."""
         start = time.perf_counter()
         inputs = self.tensors(pairs)
         if self.optimizer is None:
@@ -155,12 +161,11 @@ class Peer:
             torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.work.config().optimizer.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        return time.perf_counter() - start, useful_tokens(pairs)
+        return time.perf_counter() - start, self.count(pairs)
 
 
-def make_optimizer(model: Any, config: BertPretraining) -> Any:
+def make_optimizer(model: Any, ours: OptimizerConfig) -> Any:
     """The Trainer's AdamW: weight decay on all but biases and LayerNorm."""
-    ours = config.optimizer
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": ours.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -33,19 +33,19 @@ class PeerLabels(Peer):
         model: Any = take_weights(transformers.BertForSequenceClassification(theirs), weights)
         optimizer = None
         if work.task == "finetuning":
-            optimizer = make_optimizer(model, config)
+            optimizer = make_optimizer(model, config.optimizer)
         else:
             model = model.bert.eval()
             model.pooler = None
         return cls.ready(mode, work, model, optimizer)
 
-    def batches(self) -> dict[str, list[list[Pair]]]:
+    def batches(self) -> dict[str, list[Any]]:
         """The peer's batches: as they come, and grouped by length; of texts to embed all are sorted."""
         batches = load_pairs(self.work.pairs_file)
         together = len(batches) if self.work.task == "embedding" else MEGABATCH
         return {"dynamic": batches, "grouped": group_by_length(batches, together)}
 
-    def tensors(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+    def tensors(self, pairs: Any) -> dict[str, Any]:
         """The arguments of the model for a batch."""
         arrays = pad_to_longest(pairs, self.work.pad_id)
         labels = arrays.pop("next_sentence_label")

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmark.modes import MODES, Task
+from experiments.benchmark.modes import IMAGES, MODES, Task
 
 # Largest relative difference from the peer's float32 of the loss, or of the pooled states, by type of computation.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 GOALS: dict[Task, float] = {"training": 1.5, "inference": 1.3, "finetuning": 1.5, "embedding": 1.5}
+GOALS |= {"image training": 1.3, "image inference": 1.3}
 Entry = tuple[str, str]  # mode and batching, such as ("eager-bfloat16", "grouped")
 
 
@@ -23,24 +24,31 @@ class Cell:
     sequence_length: int
     checks: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # by mode: what must agree
     warm_ups: dict[str, float] = dataclasses.field(default_factory=dict)  # by mode: seconds, with compilation and check
-    rates: dict[Entry, list[float]] = dataclasses.field(default_factory=dict)  # useful tokens a second, by round
+    rates: dict[Entry, list[float]] = dataclasses.field(default_factory=dict)  # units a second, by round
+    processor_rates: dict[Entry, list[float]] = dataclasses.field(default_factory=dict)  # units a processor second
     peak_bytes: dict[str, int] = dataclasses.field(default_factory=dict)  # by mode
 
     def add(self, mode: str, answer: Mapping[str, Any]) -> None:
         """Adds what a mode measured in a round."""
         self.peak_bytes[mode] = answer["peak_bytes"]
-        for batching, (seconds, tokens) in answer["rates"].items():
-            self.rates.setdefault((mode, batching), []).append(tokens / seconds)
+        for batching, (seconds, count, processor_seconds) in answer["rates"].items():
+            self.rates.setdefault((mode, batching), []).append(count / seconds)
+            self.processor_rates.setdefault((mode, batching), []).append(count / processor_seconds)
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "images" if self.task in IMAGES else "useful tokens"
 
     def entries(self, *, ours: bool) -> list[Entry]:
         """The entries of one side, the fastest first."""
         found = [entry for entry in self.rates if MODES[entry[0]].is_ours == ours]
         return sorted(found, key=lambda entry: -statistics.median(self.rates[entry]))
 
-    def ratios(self, entry: Entry) -> list[float]:
-        """How many times as fast as an entry our fastest one was, in each round."""
-        best = self.entries(ours=True)[0]
-        return [ours / other for ours, other in zip(self.rates[best], self.rates[entry], strict=True)]
+    def ratios(self, entry: Entry, *, of_processor: bool = False) -> list[float]:
+        """How many times as fast as an entry our fastest one was, in each round; or as sparing of the processor."""
+        best, rates = self.entries(ours=True)[0], self.processor_rates if of_processor else self.rates
+        return [ours / other for ours, other in zip(rates[best], rates[entry], strict=True)]
 
     def differences(self) -> dict[str, float]:
         """How far each mode's results are from the peer's float32, relative; empty where there is none."""
@@ -67,16 +75,28 @@ def relative_difference(found: Sequence[float], reference: Sequence[float]) -> f
     return float(np.linalg.norm(np.subtract(found, reference)) / np.linalg.norm(reference))
 
 
-def table(cell: Cell) -> list[tuple[str, str, str, str, str]]:
-    """Rows of text: mode and batching; tokens a second; ratio with its range; difference; peak memory."""
+def columns(cell: Cell) -> tuple[str, ...]:
+    """Names of what `table` has."""
+    unit = cell.unit.rsplit(maxsplit=1)[-1]
+    return "mode, batches", f"{unit}/s", "ours / this", "by processor time", "differs", "memory"
+
+
+def table(cell: Cell) -> list[tuple[str, ...]]:
+    """Rows of text: mode and batching; units a second; ratios with their ranges; difference; peak memory."""
     differences, rows = cell.differences(), []
     for entry in (*cell.entries(ours=True), *cell.entries(ours=False)):
         mode, batching = entry
         rate = statistics.median(cell.rates[entry])
         differs = f"{differences[mode]:.0e}" if mode in differences else ""
         peak = f"{cell.peak_bytes[mode] / 1e9:.2f} GB"
-        rows.append((f"{mode}, {batching}", f"{rate:,.0f}", describe_ratios(cell.ratios(entry)), differs, peak))
+        ratios = [describe_ratios(cell.ratios(entry, of_processor=processor)) for processor in (False, True)]
+        rows.append((f"{mode}, {batching}", describe_rate(rate), *ratios, differs, peak))
     return rows
+
+
+def describe_rate(rate: float) -> str:
+    """As many digits as mean something."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def describe_ratios(ratios: Sequence[float]) -> str:
@@ -89,7 +109,7 @@ def verdict(cell: Cell) -> str:
     [ours, *_], peers = cell.entries(ours=True), cell.entries(ours=False)
     name = f"{cell.task} at {cell.sequence_length}"
     if not peers:
-        return f"{name}: {statistics.median(cell.rates[ours]):,.0f} useful tokens a second"
+        return f"{name}: {describe_rate(statistics.median(cell.rates[ours]))} {cell.unit} a second"
     ratio = statistics.median(cell.ratios(peers[0]))
     memory = cell.peak_bytes[ours[0]] / cell.peak_bytes[peers[0][0]]
     seconds = cell.warm_ups.get(ours[0])
@@ -112,7 +132,8 @@ def as_json(cell: Cell) -> dict[str, Any]:
             {
                 "mode": mode,
                 "batching": batching,
-                "useful_tokens_per_second": rates,
+                f"{cell.unit.replace(' ', '_')}_per_second": rates,
+                f"{cell.unit.replace(' ', '_')}_per_processor_second": cell.processor_rates[mode, batching],
                 "ratios": cell.ratios((mode, batching)),
             }
             for (mode, batching), rates in cell.rates.items()

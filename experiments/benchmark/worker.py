@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.benchmark.modes import LABELLED, MODES, Mode
+from experiments.benchmark.modes import IMAGES, LABELLED, MODES, Mode
 from experiments.benchmark.workplace import Workplace
 
 
@@ -27,6 +27,14 @@ def open_side(mode: Mode, work: Workplace) -> Any:
         from experiments.benchmark.peer_labels import PeerLabels
 
         return PeerLabels.open(mode, work)
+    if work.task in IMAGES:
+        if mode.is_ours:
+            from experiments.benchmark.our_vit import OurVit
+
+            return OurVit.open(mode, work)
+        from experiments.benchmark.peer_vit import PeerVit
+
+        return PeerVit.open(mode, work)
     if mode.is_ours:
         from experiments.benchmark.ours import Ours
 
@@ -41,7 +49,7 @@ class Measurement:
 
     def __init__(self, mode: Mode, work: Workplace):
         self._side = open_side(mode, work)
-        self._batches: dict[str, list[Any]] = {"packed": self._side.rows} if mode.is_ours else self._side.batches()
+        self._batches: dict[str, list[Any]] = self._side.batches()
 
     def prepare(self) -> dict[str, Any]:
         """Checks and warms up; gives what the other side must agree with."""
@@ -51,14 +59,16 @@ class Measurement:
         return {"check": found, "warm_up_seconds": time.perf_counter() - start}
 
     def round(self, number: int) -> dict[str, Any]:
-        """Measures the batches of a round; gives [seconds, useful tokens] of each batching."""
+        """Measures the batches of a round; gives [seconds, what was counted, processor seconds] of each batching."""
         results = {}
         for name, batches in self._batches.items():
             chosen = [number % len(batches)]
             if name == "grouped":  # a longer and a shorter batch, so that every round sees the mean length
                 chosen = [_spread(number, len(batches)), len(batches) - 1 - _spread(number, len(batches))]
+            start = time.process_time()
             runs = [self._side.run(batches[index]) for index in chosen]
-            results[name] = [sum(seconds for seconds, _ in runs), sum(tokens for _, tokens in runs)]
+            processor = time.process_time() - start
+            results[name] = [sum(seconds for seconds, _ in runs), sum(count for _, count in runs), processor]
         return {"rates": results, "peak_bytes": peak_bytes()}
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from bert_jax.config import BertPretraining
 from core_jax.config import from_json, to_json
-from experiments.benchmark.modes import LABELLED, Task
+from experiments.benchmark.modes import IMAGES, LABELLED, Task
+from vit_jax.presets import VitPretraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Workplace:
 
     folder: str
     task: Task
-    sequence_length: int
+    sequence_length: int  # of images: pixels of a side
 
     @property
     def pairs_file(self) -> pathlib.Path:
@@ -32,7 +34,17 @@ class Workplace:
 
     @property
     def _model(self) -> str:
-        return "labels" if self.task in LABELLED else "pretraining"
+        return "labels" if self.task in LABELLED else "images" if self.task in IMAGES else "pretraining"
+
+    @property
+    def images_file(self) -> pathlib.Path:
+        """Images, [batches, B, H, W, C], and their labels, [batches, B]."""
+        return pathlib.Path(self.folder, "images.npz")
+
+    @property
+    def peer_folder(self) -> pathlib.Path:
+        """Our ViT as `transformers` opens it."""
+        return pathlib.Path(self.folder, "peer")
 
     @property
     def weights_file(self) -> pathlib.Path:
@@ -44,13 +56,14 @@ class Workplace:
         """The model and the recipe, and the id of the padding."""
         return pathlib.Path(self.folder, f"{self._model}_config_{self.sequence_length}.json")
 
-    def save_config(self, config: BertPretraining, pad_id: int) -> None:
+    def save_config(self, config: BertPretraining | VitPretraining, pad_id: int | None = None) -> None:
         """Writes what both sides compute."""
         self.config_file.write_text(json.dumps({"config": to_json(config), "pad_id": pad_id}))
 
-    def config(self) -> BertPretraining:
-        """What both sides compute."""
-        return from_json(BertPretraining, json.loads(self.config_file.read_text())["config"])
+    def config(self) -> Any:
+        """What both sides compute: a `VitPretraining` of images, a `BertPretraining` otherwise."""
+        kind = VitPretraining if self.task in IMAGES else BertPretraining
+        return from_json(kind, json.loads(self.config_file.read_text())["config"])
 
     @property
     def pad_id(self) -> int:
