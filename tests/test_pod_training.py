@@ -11,7 +11,7 @@ import pytest
 from bert_jax.pretraining import open_trained
 from core_jax.sharding import parse_mesh
 from tests import tiny_run
-from tests.process_group import FLAGS, QUICK, group
+from tests.process_group import FLAGS, group
 from tests.simulated_pod import Pod
 
 PACKAGES = ("core_jax", "bert_jax", "vit_jax", "experiments")
@@ -20,7 +20,7 @@ PACKAGES = ("core_jax", "bert_jax", "vit_jax", "experiments")
 @pytest.fixture
 def pod(tmp_path) -> Iterator[Pod]:
     pod = Pod(tmp_path, PACKAGES)
-    pod.environment |= {"JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": QUICK}
+    pod.environment["JAX_NUM_CPU_DEVICES"] = "1"
     yield pod
     pod.close()
 
