@@ -78,7 +78,7 @@ def relative_difference(found: Sequence[float], reference: Sequence[float]) -> f
 def columns(cell: Cell) -> tuple[str, ...]:
     """Names of what `table` has."""
     unit = cell.unit.rsplit(maxsplit=1)[-1]
-    return "mode, batches", f"{unit}/s", "ours / this", "by processor time", "differs", "memory"
+    return "mode, batches", f"{unit}/s", "ours / this", "by CPU time", "differs", "memory"
 
 
 def table(cell: Cell) -> list[tuple[str, ...]]:
