@@ -82,6 +82,15 @@ def test_a_lost_connection_loses_no_line(pod):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signals_reach_every_host(pod, number):
+    # Where the tests run in the background of a script, SIGINT is ignored, and so it would be in what they start.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        send_to_every_host(pod, number)
+    finally:
+        signal.signal(number, before)
+
+
+def send_to_every_host(pod, number):
     pod.create(2)
     name = signal.Signals(number).name
     command = f'trap "echo saved; exit $((128 + {int(number)}))" {name}; echo ready; while :; do sleep 0.1; done'
