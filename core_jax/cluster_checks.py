@@ -28,11 +28,8 @@ def check_same_code(hosts: Sequence[str], codes: Sequence[Mapping[str, Any]]) ->
         others = {host: code[name] for host, code in zip(hosts, codes, strict=True) if code[name] != expected}
         if others:
             listed = ", ".join(f"{host} has {value}" for host, value in others.items())
-            text, mend = (
-                f"{hosts[0]} has {name} {expected}, but {listed}",
-                "the same everywhere: tpu_setup/tpu install NAME",
-            )
-            findings.append(Finding("broken", text, mend))
+            text = f"{hosts[0]} has {name} {expected}, but {listed}"
+            findings.append(Finding("broken", text, "the same everywhere: tpu_setup/tpu install NAME"))
     short = ", ".join(f"{name} {(value or 'none')[:12]}" for name, value in codes[0].items())
     return findings or [Finding("ok", f"{len(hosts)} host{'s' if len(hosts) > 1 else ''} with {short}")]
 
@@ -86,7 +83,7 @@ def measure_all_reduce(size: int) -> AllReduce:
     shape = (len(devices), size // 4)
 
     def part(index):
-        return np.full((1, shape[1]), index[0].start + 1 if index[0].start else 1, np.float32)
+        return np.full((1, shape[1]), (index[0].start or 0) + 1, np.float32)
 
     array = jax.make_array_from_callback(shape, NamedSharding(mesh, P("all")), part)
     reduce = jax.jit(lambda x: jnp.sum(x, 0), out_shardings=NamedSharding(mesh, P()))

@@ -133,9 +133,9 @@ def forget_place() -> None:
 def require_same(name: str, value: str) -> None:
     """Raises UserError unless all processes give the same text; `name` says what it is."""
     others = [peer for peer, text in enumerate(gather(value)) if text != value]
-    if others and _peers is not None:
+    if others:
         raise UserError(
-            f"process {others[0]} was started with another {name} than process {_peers.index}: "
+            f"process {others[0]} was started with another {name} than process {jax.process_index()}: "
             "type the same command on every host"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from core_jax.config import TransformerConfig
 from core_jax.transformer import CrossAttention, Dense, Mlp, dense, gelu, layer_norm
@@ -89,6 +89,11 @@ def segment_numbers(examples: int) -> Int[Array, " S"]:
     return jnp.arange(1, examples + 1)
 
 
+def segment_members(segments: Int[Array, "B T"], examples: int) -> Bool[Array, "B S T"]:
+    """Which positions of a packed row are of each of its examples."""
+    return segments[:, None, :] == segment_numbers(examples)[None, :, None]
+
+
 def segment_means(hidden: Float[Array, "B T D"], segments: Int[Array, "B T"], examples: int) -> Float[Array, "B S D"]:
     """The mean over the positions of each example of a packed row, in float32; zeros where it has none.
 
@@ -97,6 +102,6 @@ def segment_means(hidden: Float[Array, "B T D"], segments: Int[Array, "B T"], ex
       segments: 1, 2, ... in the examples; all other positions are of none.
       examples: how many there may be, S.
     """
-    is_of = segments[:, None, :] == segment_numbers(examples)[None, :, None]
+    is_of = segment_members(segments, examples)
     sums = jnp.einsum("BST,BTD->BSD", is_of.astype(hidden.dtype), hidden, preferred_element_type=jnp.float32)
     return sums / jnp.maximum(jnp.sum(is_of, axis=2, dtype=jnp.float32), 1)[:, :, None]

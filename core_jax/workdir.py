@@ -1,7 +1,6 @@
 """The work folder: everything that a run leaves, written so that a killed run leaves nothing half-written."""
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -141,24 +140,6 @@ def check_space(workdir: epath.PathLike, needed: int) -> None:
             f"--workdir={workdir}: the disk has {free / 1e6:,.0f} MB left, but checkpoints of this run need "
             f"{needed / 1e6:,.0f} MB: free some, choose another --workdir or fewer --keep_checkpoints"
         )
-
-
-@contextlib.contextmanager
-def lock(workdir: epath.PathLike, flag: str = "--workdir") -> Iterator[None]:
-    """Keeps a second process from training in the same local folder.
-
-    Raises:
-      UserError: another process holds it.
-    """
-    if "://" in str(workdir) or jax.process_index() != 0:
-        yield
-        return
-    with open(os.path.join(workdir, ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{flag}={workdir} is in use by another process: wait for it, or choose another") from error
-        yield
 
 
 def save_config(workdir: epath.PathLike, config: Any) -> None:

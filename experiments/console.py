@@ -106,10 +106,16 @@ def parse_preset(arguments: list[str], presets: Mapping[str, Config], default: s
     return parse_flags(type(presets[name]), flags, f"{description}\n\nPRESET: {', '.join(presets)}", presets[name])
 
 
-def parse_flags(kind: type[Config], flags: list[str], description: str, default: Config | None = None) -> Config:
-    """Reads flat `--flag=value` arguments into a dataclass (of dataclasses)."""
+def parse_flags(
+    kind: type[Config],
+    flags: list[str],
+    description: str,
+    default: Config | None = None,
+    switches: Sequence[str] = (),
+) -> Config:
+    """Reads flat `--flag=value` arguments into a dataclass (of dataclasses); `switches` may go without a value."""
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
-    flags = [_expand_home(flag) for flag in flags]
+    flags = [f"{flag}=True" if flag in switches else _expand_home(flag) for flag in flags]
     if default is None:
         return tyro.cli(kind, args=flags, description=description, config=settings)
     return tyro.cli(kind, args=flags, description=description, default=default, config=settings)

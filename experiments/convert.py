@@ -57,9 +57,8 @@ class Conversion:
 
 def main(arguments: list[str]) -> int:
     """Converts, compares if asked to, and says what to type next; returns the exit code."""
-    # Flags take a value everywhere in this house; this one may go without.
-    arguments = ["--verify=True" if argument == "--verify" else argument for argument in arguments]
-    flags = parse_flags(Conversion, arguments, "Converts a BERT or ViT to and from the files of other programs.")
+    about = "Converts a BERT or ViT to and from the files of other programs."
+    flags = parse_flags(Conversion, arguments, about, switches=["--verify"])
     require(
         not flags.target.startswith("tf:"),
         f"{flags.target}: original checkpoints are read, not written; type hf:DIR or a work folder",

@@ -45,11 +45,12 @@ def main(arguments: list[str]) -> int:
         return BROKEN
     distributed.initialise(flags.silence_seconds, report)
     hosts, findings = examine_hosts([held], workdir)
-    for host, finding in [*findings, *(("", finding) for finding in examine_together(command))]:
+    findings += [("", finding) for finding in examine_together(command)]
+    for host, finding in findings:
         say(describe(finding, host if len(hosts) > 1 else ""))
-        held = finding if finding.verdict == "broken" else held
-    say("something is broken: see above" if held.verdict == "broken" else "nothing is broken")
-    return BROKEN if held.verdict == "broken" else 0
+    is_broken = any(finding.verdict == "broken" for _, finding in findings)
+    say("something is broken: see above" if is_broken else "nothing is broken")
+    return BROKEN if is_broken else 0
 
 
 def describe(finding: Finding, host: str) -> str:

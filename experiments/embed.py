@@ -19,9 +19,10 @@ from bert_jax.embedding import embed_texts, encoder_params, make_embedder
 from bert_jax.starting_points import open_starting_point
 from core_jax.config import ELASTIC, differences, from_json, require, to_json
 from core_jax.errors import UserError
+from core_jax.run_lock import lock
 from core_jax.sharding import parse_mesh, tree_shardings
 from core_jax.sources import check_source, read_documents
-from core_jax.workdir import lock, write_atomically
+from core_jax.workdir import write_atomically
 from experiments.console import StopRequest, console, parse_flags, run_command, say
 
 TEXTS_AT_ONCE = 4096  # in a part that is written: what a killed run loses at most

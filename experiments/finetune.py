@@ -17,9 +17,10 @@ from bert_jax.known_tasks import KNOWN_TASKS, KnownTask
 from bert_jax.starting_points import open_starting_point
 from core_jax import distributed
 from core_jax.config import OptimizerConfig, require, to_json
+from core_jax.run_lock import lock
 from core_jax.sharding import parse_mesh
 from core_jax.train import NonFiniteLossError
-from core_jax.workdir import check_shared, claim_workdir, filling, lock
+from core_jax.workdir import check_shared, claim_workdir, filling
 from experiments import finetune_images, side_by_side, tuning, tuning_results
 from experiments.console import StopRequest, parse_flags, report, run_command, say, value_of
 from experiments.tuning_grid import expand

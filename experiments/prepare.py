@@ -28,7 +28,8 @@ from bert_jax.preparation import Preparation, check_preparation, prepare
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.atomic_files import write_atomically
 from core_jax.config import require
-from core_jax.workdir import claim_workdir, filling, lock
+from core_jax.run_lock import lock
+from core_jax.workdir import claim_workdir, filling
 from experiments.console import console, parse_flags, print_table, run_command, say
 
 SECONDS_OF_READING = 2.0

@@ -24,10 +24,11 @@ from core_jax.flops import count_flops
 from core_jax.hangs import HangWatch, describe_collectives
 from core_jax.optimizers import averaged_params, schedule, training_optimizer
 from core_jax.peaks import mesh_peak, utilization
+from core_jax.run_lock import lock
 from core_jax.sharding import check_mesh, parse_mesh, with_shardings
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
-from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling, lock
+from core_jax.workdir import Recorder, check_shared, check_space, claim_workdir, filling
 from experiments import curve_check, planning, results
 from experiments.console import StepProgress, StopRequest, parse_preset, report, run_command, say
 from experiments.families import PRESETS, Pretraining, family_of

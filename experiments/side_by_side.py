@@ -14,10 +14,11 @@ import jax
 from bert_jax import finetuning
 from bert_jax.seed_batches import batches_of_seeds
 from core_jax.checkpoints import Checkpoints, saved_steps
+from core_jax.run_lock import lock
 from core_jax.side_by_side import move_to_slice, split_mesh, stack, take, values_of_run
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Hooks, NonFiniteLossError, State, fit
-from core_jax.workdir import filling, lock
+from core_jax.workdir import filling
 from experiments import tuning, tuning_results
 from experiments.console import StepProgress, say
 from experiments.tuning import EpochScores, Run

@@ -13,7 +13,7 @@ import pytest
 
 from bert_jax.filled_masks import FILLED_MASKS
 from core_jax.errors import UserError
-from core_jax.workdir import lock
+from core_jax.run_lock import lock
 from experiments.families import BertFamily, MaeFamily, VitFamily
 from experiments.watch import samples
 from experiments.watch.__main__ import main

@@ -9,12 +9,12 @@ import pytest
 from bert_jax.config import PRESETS, BertPretraining
 from core_jax import workdir as workdir_lib
 from core_jax.errors import UserError
+from core_jax.run_lock import lock
 from core_jax.workdir import (
     Recorder,
     check_space,
     claim_workdir,
     filling,
-    lock,
     read_config,
     save_config,
     write_atomically,
@@ -154,7 +154,7 @@ def test_elastic_changes_are_written_down(run):
 
 
 LOCKING = (
-    "import sys; from core_jax.errors import UserError; from core_jax.workdir import lock\n"
+    "import sys; from core_jax.errors import UserError; from core_jax.run_lock import lock\n"
     "try:\n"
     "    with lock(sys.argv[1]): print('mine')\n"
     "except UserError as error: print(error)\n"

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from core_jax.flops import TRAINING, Count, for_each, stack_flops
-from core_jax.heads import segment_numbers
+from core_jax.heads import segment_members
 from core_jax.losses import Ratio
 from vit_jax.config import VitConfig
 from vit_jax.resnet import WIDENING
@@ -103,8 +103,7 @@ def useful_flops(config: VitConfig, batch: dict[str, Any], classes: int) -> Rati
     if "patches" not in batch:
         needed = step_flops(config, images, classes)
         return jnp.asarray(needed, jnp.float32), jnp.float32(step_flops(config, counted.shape[0], classes))
-    segments, numbers = batch["segments"], segment_numbers(counted.shape[1])
-    tokens = jnp.sum(segments[:, None, :] == numbers[None, :, None], axis=2) * counted  # of each image
+    tokens = jnp.sum(segment_members(batch["segments"], counted.shape[1]), axis=2) * counted  # of each image
     patches = jnp.maximum(tokens - (config.tokens - config.grid[0] * config.grid[1]), 0)
     in_all = [jnp.sum(count, dtype=jnp.float32) for count in (patches, tokens, tokens**2)]
     needed = packed_flops(config, images, in_all[0], in_all[1], in_all[2], classes)

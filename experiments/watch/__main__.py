@@ -41,8 +41,7 @@ class Watching:
 
 def main(arguments: list[str]) -> int:
     """Draws until all runs are finished; returns the exit code."""
-    arguments = ["--once=True" if text == "--once" else text for text in arguments]
-    flags = parse_flags(Watching, arguments, "Draws runs as one page that needs no server.")
+    flags = parse_flags(Watching, arguments, "Draws runs as one page that needs no server.", switches=["--once"])
     watched = Watched(flags.workdirs)
     path = flags.out or os.path.join(flags.workdirs[0], "watch.html")
     runs = watched.read()

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from core_jax.errors import UserError
+from core_jax.run_lock import is_locked
 from experiments.watch.curves import SPEED, Curves
 
 DEPTH = 3  # folders below one that is given, in which runs are looked for: grids and comparisons make two
@@ -141,22 +142,6 @@ def find_runs(folder: epath.Path, depth: int = DEPTH) -> Iterator[epath.Path]:
 def is_run(folder: epath.Path) -> bool:
     """Whether a folder is what `--workdir` names; folders of models have a config.json, too, but no such setting."""
     return (folder / "metrics.jsonl").exists() or "workdir" in flat(_json(folder / "config.json"))
-
-
-def is_locked(workdir: epath.PathLike) -> bool:
-    """Whether a process of this machine trains in a local folder.
-
-    The kernel's list of locks is read: taking the lock to try it could keep a run from starting. Where there is no such
-    list (it is Linux that has it), and for runs of other machines, the answer is False.
-    """
-    try:
-        status = os.stat(os.path.join(workdir, ".lock"))
-        with open("/proc/locks") as file:
-            locks = [line.split() for line in file]
-    except OSError:
-        return False
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    return any("FLOCK" in lock and place in lock for lock in locks)
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping
 from html import escape
 
+from bert_jax.filled_masks import FILLED_MASKS
 from experiments.watch.markup import color, section, swatch, tag
 from experiments.watch.pictures import PAGE_BYTES, Picture, find_pictures
 from experiments.watch.runs import Run
-
-FILLED_MASKS = "filled_masks.json"  # as bert_jax.filled_masks writes it
 
 
 def samples(runs: Mapping[str, Run]) -> str:
