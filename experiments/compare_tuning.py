@@ -29,6 +29,11 @@ class Recipe:
     title: str
 
 
+# The experiment that this project began with.
+REFERENCE = (
+    "--task=classification --sequence_length=64 --epochs=10 --learning_rate=1e-5 --weight_decay=0 --warmup_fraction=0"
+)
+
 RECIPES = {
     "topics": Recipe(
         "--task=classification --sequence_length=64 --epochs=2 --learning_rate=5e-5", ("accuracy", "f1"), "wiki topics"
@@ -49,15 +54,10 @@ RECIPES = {
         ("f1", "exact_match"),
         "spans that describe",
     ),
-    # The experiment that this project began with: Adam at 1e-5, 10 epochs.
-    "reference": Recipe(
-        "--task=classification --sequence_length=64 --epochs=10 --learning_rate=1e-5 --weight_decay=0 "
-        "--warmup_fraction=0",
-        ("accuracy", "f1"),
-        "sentiment, Adam at 1e-5, 10 epochs",
-    ),
+    "reference": Recipe(REFERENCE, ("accuracy", "f1"), "sentiment, Adam at 1e-5, 10 epochs"),
+    "reference_topics": Recipe(REFERENCE, ("accuracy", "f1"), "wiki topics, Adam at 1e-5, 10 epochs"),
 }
-FOLDERS = {"reference": "sentiment"}  # of the texts, where they are those of another recipe
+FOLDERS = {"reference": "sentiment", "reference_topics": "topics"}  # of the texts, where not named as the recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
