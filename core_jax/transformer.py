@@ -129,10 +129,9 @@ class Attention(nn.Module):
         is_asked = self.is_mutable_collection("intermediates")  # who looks at whom
         if implementation == "fused" and not config.qk_norm and not is_asked:  # one product for all: x is read once
             kernel, bias = (jnp.stack(parts, axis=-2) for parts in zip(*projections, strict=True))  # D H 3 K, H 3 K
-            # Without the barriers the compiler for TPU copies what the kernel gives to other layouts: its output twice,
-            # and in the backward pass the gradient of its input.
-            joint = jax.lax.optimization_barrier(linear(x, kernel, bias).reshape(shape))
-            mixed = jax.lax.optimization_barrier(attend_joint(joint, segments, **dropout))
+            mixed = attend_joint(linear(x, kernel, bias).reshape(shape), segments, **dropout)
+            # Without this the compiler for TPU copies the kernel's output to another layout, twice.
+            mixed = jax.lax.optimization_barrier(mixed)
         else:
             query, key, value = (linear(x, *parts).reshape(shape) for parts in projections)
             if config.qk_norm:
