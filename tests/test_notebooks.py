@@ -71,7 +71,6 @@ def execute(text: pathlib.Path, folder: pathlib.Path, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PATH", f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("MPLBACKEND", "agg")
     made = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
     # A command that fails is an error of its cell. People see its message, and can go on.
     made.cells.insert(0, nbformat.v4.new_code_cell("get_ipython().system_raise_on_error = True"))
