@@ -10,7 +10,8 @@ from jaxtyping import PyTree
 
 from bert_jax.config import BertConfig
 from bert_jax.finetuning import open_label_model
-from bert_jax.pretraining import is_foreign, open_trained
+from bert_jax.prepared_text import is_foreign
+from bert_jax.pretraining import open_trained
 from bert_jax.starting_weights import read_foreign
 from bert_jax.tokenizer import Tokenizer
 from core_jax.config import require

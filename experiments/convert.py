@@ -17,7 +17,8 @@ from bert_jax.config import PRESETS, BertPretraining
 from bert_jax.finetuning import open_label_model
 from bert_jax.model import BertForPretraining
 from bert_jax.preparation import save_tokenizer
-from bert_jax.pretraining import identity, is_foreign, open_trained
+from bert_jax.prepared_text import is_foreign
+from bert_jax.pretraining import identity, open_trained
 from bert_jax.starting_points import is_fine_tuned
 from bert_jax.starting_weights import check_sizes, complete, read_foreign
 from bert_jax.tasks import initial_params
