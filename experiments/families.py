@@ -38,24 +38,10 @@ def is_of_images(workdir: str) -> bool:
     Raises:
       UserError: it is of no run.
     """
-    return "images" in _configuration(workdir)
-
-
-def is_gpt(workdir: str) -> bool:
-    """Whether a work folder is of a GPT.
-
-    Raises:
-      UserError: it is of no run.
-    """
-    model = _configuration(workdir).get("model")
-    return isinstance(model, dict) and bool(model.get("causal"))
-
-
-def _configuration(workdir: str) -> dict[str, Any]:
     path = epath.Path(workdir) / "config.json"
     require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
     try:
         found: Any = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
-    return found if isinstance(found, dict) else {}
+    return isinstance(found, dict) and "images" in found
