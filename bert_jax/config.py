@@ -21,6 +21,7 @@ class BertConfig(TransformerConfig):
         super().__post_init__()
         for name in ("vocab_size", "maximum_positions", "type_vocab_size"):
             require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
+        require(not self.causal, "--causal=True: BERT sees both sides of a token; for a causal model take gpt-mini")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

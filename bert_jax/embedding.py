@@ -18,7 +18,7 @@ from bert_jax.labelled_rows import LabelledTexts, on_devices, shards, unlabelled
 from bert_jax.labelled_texts import join_pair
 from bert_jax.model import Bert
 from bert_jax.tokenizer import Tokenizer
-from core_jax.transformer import compute_dtype
+from core_jax.layers import compute_dtype
 
 Pooling = Literal["mean", "cls", "max"]
 

@@ -33,13 +33,15 @@ class TransformerConfig:
     gelu: Literal["erf", "tanh"]  # exact GELU, or its tanh approximation
     dropout: float = 0.1  # probability of dropping a unit of the embeddings and of each branch's output
     attention_dropout: float = 0.1  # probability of dropping an attention weight
-    # what kernels start from: a truncated normal, or uniform by their fans (Glorot and Bengio 2010)
-    initializer: Literal["normal", "xavier"] = "normal"
-    initializer_range: float = 0.02  # standard deviation of the truncated normal
+    # what kernels start from: a truncated normal; uniform by their fans (Glorot and Bengio 2010); or, as in GPT-2, a
+    # whole normal, divided by sqrt(2 x depth) where a residual branch ends
+    initializer: Literal["normal", "xavier", "gpt2"] = "normal"
+    initializer_range: float = 0.02  # standard deviation of the normal
     # probability of dropping a whole branch of an example in the last layer; it rises from 0 in the first
     stochastic_depth: float = 0.0
     layer_scale: float = 0.0  # what learnt factors on the outputs of branches start from; 0: there are none
     qk_norm: bool = False  # LayerNorm on the queries and keys of each head
+    causal: bool = False  # whether a position sees only itself and those before it: GPT; BERT and ViT see all
     scan_layers: bool = False  # one compiled layer run `depth` times: compiles faster, parameters are stacked
     # what the backward pass computes again instead of keeping: nothing, all but matrix products, or everything
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=ELASTIC)

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_units
 from core_jax.grid_positions import bicubic_weights, sincos_positions, sincos_waves
+from core_jax.layers import compute_dtype, initializer, layer_norm, linear
 from core_jax.matmul import matmul
 from core_jax.sharding import BATCH_AXES, constrain
-from core_jax.transformer import compute_dtype, initializer, layer_norm, linear
 
 # Pixels or patches: on a device or, where rows are packed, on the host.
 Values = TypeVar("Values", Float[Array, "B ..."], Float[np.ndarray, "B ..."])
@@ -76,6 +76,31 @@ class TextEmbeddings(nn.Module):
             positions = jnp.arange(tokens.shape[1], dtype=tokens.dtype)[None]
         summed = self.token(tokens) + self.position(positions) + self.type(types)
         hidden = self.norm(summed)
+        if train and self.config.dropout:
+            hidden = drop_units(hidden, self.make_rng("dropout"), self.config.dropout)
+        return constrain(hidden, BATCH_AXES, None, None)
+
+
+class TokenEmbeddings(nn.Module):
+    """The sum of token and position embeddings, then dropout.
+
+    Source: Radford et al. 2018, section 3.1, https://openai.com/index/language-unsupervised
+    """
+
+    config: TransformerConfig
+    vocab_size: int
+    maximum_positions: int
+
+    def setup(self):
+        """Makes the two tables."""
+        self.token = Embedding(self.config, self.vocab_size, row_axis="tensor")
+        self.position = Embedding(self.config, self.maximum_positions)
+
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], *, train: bool = False
+    ) -> Float[Array, "B T D"]:
+        """Embeds."""
+        hidden = self.token(tokens) + self.position(positions)
         if train and self.config.dropout:
             hidden = drop_units(hidden, self.make_rng("dropout"), self.config.dropout)
         return constrain(hidden, BATCH_AXES, None, None)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from core_jax.config import TransformerConfig
-from core_jax.transformer import CrossAttention, Dense, Mlp, dense, gelu, layer_norm
+from core_jax.layers import Dense, dense, gelu, layer_norm
+from core_jax.multihead_attention import CrossAttention
+from core_jax.transformer import Mlp
 
 
 def gather_positions(hidden: Float[Array, "B T D"], positions: Int[Array, "B P"]) -> Float[Array, "B P D"]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core_jax.gelu import exact_gelu
-from core_jax.transformer import gelu
+from core_jax.layers import gelu
 from tests.tiny_bert import CONFIG
 
 POINTS = np.concatenate([np.linspace(-8, 8, 1001), [0.0, -40.0, 40.0, -1e30, 1e30]])

@@ -13,10 +13,13 @@ ALLOWED = {  # what each package may import of the others
     "experiments": {"bert_jax", "vit_jax", "core_jax"},
 }
 MODEL_FILES = {
+    "core_jax/layers.py",
+    "core_jax/multihead_attention.py",
     "core_jax/transformer.py",
     "core_jax/embeddings.py",
     "core_jax/heads.py",
     "bert_jax/model.py",
+    "bert_jax/gpt.py",
     "vit_jax/model.py",
     "vit_jax/resnet.py",
     "vit_jax/mae.py",

@@ -30,7 +30,7 @@ class VitConfig(TransformerConfig):
     dropout: float = 0.0  # probability of dropping a unit of the embeddings and of each branch's output
     attention_dropout: float = 0.0  # probability of dropping an attention weight
     # what kernels start from: uniform by their fans (Glorot and Bengio 2010), or a truncated normal
-    initializer: Literal["normal", "xavier"] = "xavier"
+    initializer: Literal["normal", "xavier", "gpt2"] = "xavier"
     image_size: str = "224"  # pixels of a side, or HEIGHTxWIDTH
     channels: int = 3  # colours of a pixel
     patch_size: int = 16  # pixels of a patch's side; behind a --stem, places of its feature map
@@ -61,6 +61,7 @@ class VitConfig(TransformerConfig):
             self.stem_width > 0 and self.stem_width % STEM_GROUPS == 0,
             f"--stem_width={self.stem_width}: expected a multiple of {STEM_GROUPS}, such as 64",
         )
+        require(not self.causal, "--causal=True: the patches of an image have no order; leave it out")
         for name in ("channels", "patch_size"):
             require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
         require(self.registers >= 0, f"--registers={self.registers}: expected 0 or more")

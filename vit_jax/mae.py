@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from core_jax.embeddings import cut_patches, join_patches
 from core_jax.flops import TRAINING, Count, for_each, stack_flops
 from core_jax.grid_positions import sincos_positions
+from core_jax.layers import compute_dtype, dense
 from core_jax.losses import objective
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.train import Loss
-from core_jax.transformer import Stack, compute_dtype, dense
+from core_jax.transformer import Stack
 from vit_jax.config import MaeConfig, VitConfig
 from vit_jax.model import Images, Vit
 from vit_jax.model_flops import PATCHES

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from core_jax.embeddings import ImageEmbeddings, PackedPatches
 from core_jax.heads import AttentionPooler, Classifier, gather_positions, segment_means
-from core_jax.transformer import Stack, dense
+from core_jax.layers import dense
+from core_jax.transformer import Stack
 from vit_jax.config import VitConfig
 from vit_jax.resnet import stem_of
 

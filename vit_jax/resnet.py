@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, DTypeLike, Float
 
+from core_jax.layers import compute_dtype
 from core_jax.sharding import BATCH_AXES, constrain, shards_evenly
-from core_jax.transformer import compute_dtype
 from vit_jax.config import STEM_GROUPS, VitConfig
 
 Map = Float[Array, "B h w C"]

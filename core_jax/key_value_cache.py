@@ -1,0 +1,137 @@
+"""Keys and values of the tokens so far, so that each next token is computed alone.
+
+A cache is a plain tree of arrays, given to a function and returned by it. New tokens of all rows go into the same
+places; which of them are real is said by segment ids, so prompts of different lengths may be padded on either side.
+
+Axes: L layers, B rows, T new tokens, S places (the capacity), H heads, K width of a head, R rows taken.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from core_jax.attention import attention_weights
+from core_jax.config import TransformerConfig
+from core_jax.sharding import BATCH_AXES, constrain
+
+
+class KeysValues(NamedTuple):
+    """Those of one layer; or of all scanned layers, with an axis of layers in front.
+
+    Fields are Any: shapes and shardings stand there too.
+    """
+
+    keys: Any  # Float[Array, "*L B H S K"]
+    values: Any  # the same
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KeyValueCache:
+    """What all layers of a stack keep of the tokens so far."""
+
+    layers: dict[str, KeysValues]  # by block, as the parameters: `block_0`, `block_1`, ... or `blocks`
+    segments: Any  # Int[Array, "B S"]: of the token in each place; 0 at padding and where there is none
+    filled: Any  # Int[Array, ""]: how many places are taken, the same in all rows
+
+    @property
+    def capacity(self) -> int:
+        """How many places there are, S."""
+        return self.segments.shape[1]
+
+
+class LayerCache(NamedTuple):
+    """What one layer gets of a cache when new tokens come."""
+
+    before: KeysValues  # without the new tokens
+    first: Int[Array, ""]  # place of the first new token
+    visible: Bool[Array, "B 1 T S"]  # which places each new token sees
+
+    @property
+    def capacity(self) -> int:
+        """How many places there are, S."""
+        return self.visible.shape[3]
+
+
+def empty_cache(config: TransformerConfig, rows: int, capacity: int, dtype: DTypeLike) -> KeyValueCache:
+    """A cache without tokens.
+
+    Args:
+      config: of the stack.
+      rows: B.
+      capacity: S, the most tokens that a row can have, padding included.
+      dtype: of keys and values: that of computation.
+    """
+    shape = (rows, config.heads, capacity, config.width // config.heads)
+
+    def layer(*layers: int) -> KeysValues:
+        return KeysValues(jnp.zeros((*layers, *shape), dtype), jnp.zeros((*layers, *shape), dtype))
+
+    layers = {"blocks": layer(config.depth)} if config.scan_layers else {}
+    layers |= {f"block_{i}": layer() for i in range(config.depth) if not config.scan_layers}
+    return KeyValueCache(layers, jnp.zeros((rows, capacity), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def extend_cache(cache: KeyValueCache, capacity: int) -> KeyValueCache:
+    """The same tokens in a cache of more places."""
+    added = capacity - cache.capacity
+    assert added >= 0, f"{capacity} places are fewer than {cache.capacity}"
+    layers = jax.tree.map(lambda x: jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, added), (0, 0)]), cache.layers)
+    return KeyValueCache(layers, jnp.pad(cache.segments, ((0, 0), (0, added))), cache.filled)
+
+
+def take_rows(cache: KeyValueCache, rows: Int[Array, " R"]) -> KeyValueCache:
+    """The given rows of a cache, in that order; a row may come several times, as the beams of one prompt do."""
+    layers = jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4), cache.layers)
+    return KeyValueCache(layers, jnp.take(cache.segments, rows, axis=0), cache.filled)
+
+
+def add_places(
+    cache: KeyValueCache, segments: Int[Array, "B T"]
+) -> tuple[KeyValueCache, Int[Array, ""], Bool[Array, "B 1 T S"]]:
+    """Gives the next places to new tokens.
+
+    Args:
+      cache: of the tokens before, with room for the new ones.
+      segments: of the new tokens.
+    Returns:
+      The cache with the segments of the new tokens, whose keys and values are still to be stored; the first of their
+      places; and which places each of them sees: those of its own segment, up to its own.
+    """
+    first, new = cache.filled, segments.shape[1]
+    start = (jnp.zeros_like(first), first)
+    places = jax.lax.dynamic_update_slice(cache.segments, segments.astype(cache.segments.dtype), start)
+    same = segments[:, :, None] == places[:, None, :]
+    past = (first + jnp.arange(new))[:, None] >= jnp.arange(cache.capacity)[None, :]
+    return KeyValueCache(cache.layers, places, first + new), first, (same & past[None])[:, None]
+
+
+def store(cache: LayerCache, key: Float[Array, "B T H K"], value: Float[Array, "B T H K"]) -> KeysValues:
+    """The keys and values of a layer, with those of new tokens in their places."""
+
+    def put(before: Float[Array, "B H S K"], new: Float[Array, "B T H K"]) -> Float[Array, "B H S K"]:
+        zero = jnp.zeros_like(cache.first)
+        new = jnp.swapaxes(new, 1, 2).astype(before.dtype)
+        after = jax.lax.dynamic_update_slice(before, new, (zero, zero, cache.first, zero))
+        return constrain(after, BATCH_AXES, "tensor", None, None)
+
+    return KeysValues(put(cache.before.keys, key), put(cache.before.values, value))
+
+
+def attend_cached(
+    query: Float[Array, "B T H K"], key: Float[Array, "B T H K"], value: Float[Array, "B T H K"], cache: LayerCache
+) -> tuple[Float[Array, "B T H K"], KeysValues]:
+    """Gives every new token a weighted mean of the values that it may see.
+
+    Args:
+      query, key, value: of the new tokens.
+      cache: of the tokens before.
+    Returns:
+      The means, in the dtype of `query`, zeros for a token that sees none; and all keys and values.
+    """
+    stored = store(cache, key, value)
+    weights = attention_weights(query, jnp.swapaxes(stored.keys, 1, 2), cache.visible)
+    return jnp.einsum("BHTS,BHSK->BTHK", weights.astype(query.dtype), stored.values), stored

@@ -1,0 +1,121 @@
+"""Multi-head attention as modules: among the positions of a row, also with a cache of those before, and to others.
+
+Axes: B batch, T positions, S positions that are attended to, D width, H heads, K width of a head.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from core_jax.attention import attend, attend_joint, attention_weights, choose, visible
+from core_jax.config import TransformerConfig
+from core_jax.key_value_cache import KeysValues, LayerCache, attend_cached, store
+from core_jax.layers import compute_dtype, initializer, layer_norm, linear
+from core_jax.splash_attention import ATTENTION_NAME
+
+Hidden = Float[Array, "B T D"]
+Segments = Int[Array, "B T"]
+
+
+class HeadProjection(nn.Module):
+    """The parameters of a linear layer from the width into heads, or from heads back to the width."""
+
+    config: TransformerConfig
+    merges: bool = False  # from heads back
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Kernel D H K and bias H K; of a merging one H K D and D."""
+        config, width = self.config, self.config.width
+        heads = (config.heads, width // config.heads)
+        shape = (*heads, width) if self.merges else (width, *heads)
+
+        def init(key, shape, dtype):  # drawn flat: the same numbers, however many heads
+            return initializer(config, ends_branch=self.merges)(key, (width, width), dtype).reshape(shape)
+
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (width,) if self.merges else heads, jnp.float32)
+        return kernel.astype(compute_dtype(config)), bias.astype(compute_dtype(config))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Hidden, segments: Segments | None, train: bool, cache: LayerCache | None = None
+    ) -> tuple[Hidden, KeysValues | None]:
+        """Mixes the positions of each segment.
+
+        Args:
+          x: hidden states.
+          segments: tokens attend to those with the same number; padding has 0.
+          train: whether dropout is on.
+          cache: of the tokens before; only causal attention can have one.
+        Returns:
+          The mixed states, and with a cache all keys and values, the new ones included.
+        """
+        config, shape = self.config, (*x.shape[:2], self.config.heads, -1)
+        x = x.astype(compute_dtype(config))
+        drops = train and config.attention_dropout > 0
+        dropout: dict[str, Any] = {
+            "dropout_rate": config.attention_dropout,
+            "dropout_key": self.make_rng("dropout") if drops else None,
+        }
+        projections = [HeadProjection(config, name=name)() for name in ("query", "key", "value")]
+        implementation = choose(config.attention, x.shape[1], config.width // config.heads, x.dtype, drops=drops)
+        is_asked, kept = self.is_mutable_collection("intermediates"), None  # who looks at whom
+        # one product for all: x is read once
+        if implementation == "fused" and not config.qk_norm and not is_asked and cache is None:
+            kernel, bias = (jnp.stack(parts, axis=-2) for parts in zip(*projections, strict=True))  # D H 3 K, H 3 K
+            joint = linear(x, kernel, bias).reshape(shape)
+            mixed = attend_joint(joint, segments, causal=config.causal, **dropout)
+            # Without this the compiler for TPU copies the kernel's output to another layout, twice.
+            mixed = jax.lax.optimization_barrier(mixed)
+        else:
+            query, key, value = (linear(x, *parts).reshape(shape) for parts in projections)
+            if config.qk_norm:
+                query, key = layer_norm(config, "query_norm")(query), layer_norm(config, "key_norm")(key)
+            if is_asked:
+                mask = visible(x.shape[1], x.shape[1], segments, segments, config.causal)
+                self.sow("intermediates", "attention_weights", attention_weights(query, key, mask))
+            if cache is None or cache.capacity == x.shape[1]:  # new tokens that fill a cache see no others
+                both: dict[str, Any] = {"query_segments": segments, "key_segments": segments, "causal": config.causal}
+                mixed = attend(query, key, value, **both, **dropout, implementation=implementation)
+                kept = None if cache is None else store(cache, key, value)
+            else:
+                mixed, kept = attend_cached(query, key, value, cache)
+        mixed = checkpoint_name(mixed.reshape(x.shape), ATTENTION_NAME)
+        return linear(mixed, *HeadProjection(config, merges=True, name="out")()), kept
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of some positions to others."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        others: Float[Array, "B S D"],
+        segments: Segments | None = None,
+        other_segments: Int[Array, "B S"] | None = None,
+    ) -> Hidden:
+        """A mean of `others`, of those of its own segment where there are segments, for each position of `x`."""
+        config, dtype = self.config, compute_dtype(self.config)
+        heads = lambda y: (*y.shape[:2], config.heads, -1)  # noqa: E731
+        sources = {"query": x.astype(dtype), "key": others.astype(dtype), "value": others.astype(dtype)}
+        query, key, value = (
+            linear(y, *HeadProjection(config, name=name)()).reshape(heads(y)) for name, y in sources.items()
+        )
+        mixed = attend(
+            query, key, value, query_segments=segments, key_segments=other_segments, implementation="xla"
+        ).reshape(x.shape)
+        return linear(mixed, *HeadProjection(config, merges=True, name="out")())
