@@ -7,8 +7,8 @@ Axes: B rows, V vocabulary, C tokens of a chunk, P tokens of a prompt.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,8 @@ from core_jax.logit_filters import LogitFilters, filter_logits
 CHUNK = 32  # tokens that are decoded at most without asking the host
 
 
-class Step(Protocol):
-    """Reads one token more of each row."""
-
-    def __call__(
-        self, params: PyTree, tokens: Int[Array, " B"], cache: PyTree, /
-    ) -> tuple[Float[Array, "B V"], PyTree]:
-        """Gives the logits of what follows, and the cache with the token in it."""
-        ...
+# (params, the next token of each row, cache) -> logits of what follows, and the cache with the token in it.
+Step = Callable[[PyTree, Int[Array, " B"], PyTree], tuple[Float[Array, "B V"], PyTree]]
 
 
 @jax.tree_util.register_dataclass
