@@ -36,8 +36,8 @@ Watch = Callable[[int, list[int]], bool]
 class GenerationSettings:
     """How texts are continued."""
 
-    filters: LogitFilters = LogitFilters()
-    search: BeamSettings = BeamSettings()
+    filters: LogitFilters = dataclasses.field(default_factory=LogitFilters)
+    search: BeamSettings = dataclasses.field(default_factory=BeamSettings)
     max_new_tokens: int = 64  # tokens that follow a prompt at most
     samples: int = 1  # continuations of each prompt: drawn ones, or the best beams
     seed: int = 0  # of all that is drawn; the draws of a prompt depend on its number and on nothing else
@@ -83,10 +83,11 @@ class Speed:
 
     def describe(self) -> str:
         """One line for people."""
-        rates = (self.prompt_tokens / max(self.prefill_seconds, 1e-9), self.decoded_tokens / max(self.decode_seconds, 1e-9))
+        read = self.prompt_tokens / max(self.prefill_seconds, 1e-9)
+        written = self.decoded_tokens / max(self.decode_seconds, 1e-9)
         return (
-            f"prompts: {self.prompt_tokens:,} tokens, {rates[0]:,.0f} a second; "
-            f"new: {self.decoded_tokens:,} tokens, {rates[1]:,.1f} a second; compiled in {self.compile_seconds:.1f} s"
+            f"prompts: {self.prompt_tokens:,} tokens, {read:,.0f} a second; "
+            f"new: {self.decoded_tokens:,} tokens, {written:,.1f} a second; compiled in {self.compile_seconds:.1f} s"
         )
 
 
@@ -137,17 +138,16 @@ def check_lengths(lengths: Sequence[int], max_new_tokens: int, positions: int) -
         )
         require(
             length + max_new_tokens <= positions,
-            f"{name} has {length:,} tokens, and --max_new_tokens={max_new_tokens} more are {length + max_new_tokens:,}: "
-            f"the model reads {positions:,} at most. Use --max_new_tokens={positions - length} or less, or shorten it",
+            f"{name} has {length:,} tokens, and --max_new_tokens={max_new_tokens} more are "
+            f"{length + max_new_tokens:,}: the model reads {positions:,} at most. "
+            f"Use --max_new_tokens={positions - length} or less, or shorten it",
         )
 
 
 class Generator:
     """Continues batches of prompts."""
 
-    def __init__(
-        self, model: Gpt, params: PyTree, end_id: int, settings: GenerationSettings, shape: Shape, mesh: Mesh
-    ):
+    def __init__(self, model: Gpt, params: PyTree, end_id: int, settings: GenerationSettings, shape: Shape, mesh: Mesh):
         """Prepares a model; `compile` compiles.
 
         Args:

@@ -73,9 +73,7 @@ def filter_logits(
     return logits
 
 
-def penalize_repetition(
-    logits: Float[Array, "B V"], seen: Bool[Array, "B V"], penalty: float
-) -> Float[Array, "B V"]:
+def penalize_repetition(logits: Float[Array, "B V"], seen: Bool[Array, "B V"], penalty: float) -> Float[Array, "B V"]:
     """Makes tokens less likely that were there before.
 
     Args:

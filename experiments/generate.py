@@ -20,6 +20,7 @@ from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
 from experiments.console import console, errors, parse_flags, report, run_command
+from experiments.families import is_gpt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Generation:
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # texts to go on from
     init: str  # work folder of `experiments.pretrain gpt-mini`, or hf:DIR: a GPT-2 that transformers saved
     file: str = ""  # with a prompt a line; - is standard input
-    settings: GenerationSettings = GenerationSettings()
+    settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
     stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  # a string that ends a text and is left out; may be repeated
     batch_size: int = 16  # continuations that are computed together
     mesh: str = "data:-1"  # devices by axis, as for pretraining
@@ -51,8 +52,11 @@ def main(arguments: list[str]) -> int:
     """Generates and prints; returns the exit code."""
     flags = parse_flags(Generation, arguments, "Continues texts with a GPT.")
     texts, mesh = read_prompts(flags), parse_mesh(flags.mesh)
+    if ":" not in flags.init:
+        fills = f"{flags.init} is of no GPT; for a BERT type: python -m experiments.predict --init={flags.init} TEXT"
+        require(is_gpt(flags.init), fills)
     gpt = open_gpt(flags.init, mesh, flags.dtype, lambda message: errors.print(message, markup=False))
-    prompts, positions = gpt.tokenizer.encode(texts), gpt.model.config.maximum_positions
+    prompts, positions = gpt.encode(texts), gpt.model.config.maximum_positions
     lengths = [len(prompt) for prompt in prompts]
     check_lengths(lengths, flags.settings.max_new_tokens, positions)
     shape = Shape.of(lengths, flags.settings, positions, flags.batch_size, mesh)

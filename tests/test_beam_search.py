@@ -132,11 +132,14 @@ def prompts_of(seed, side):
     return padded(random_tokens(len(LENGTHS), max(LENGTHS), seed, CONFIG), LENGTHS, side, filler=1)
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CASES = [
     (0, "left", {"length_penalty": 1.0, "early_stopping": False}, 4),
-    (1, "right", {"length_penalty": 2.0, "early_stopping": True}, 3),
-    (2, "left", {"length_penalty": -1.0, "early_stopping": "never"}, 4),
-    (3, "right", {"length_penalty": 0.5, "early_stopping": "never"}, 2),
+    slow(1, "right", {"length_penalty": 2.0, "early_stopping": True}, 3),
+    slow(2, "left", {"length_penalty": -1.0, "early_stopping": "never"}, 4),
+    slow(3, "right", {"length_penalty": 0.5, "early_stopping": "never"}, 2),
+    slow(4, "left", {"length_penalty": 0.0, "early_stopping": False}, 5),
+    slow(5, "right", {"length_penalty": 1.0, "early_stopping": True}, 2),
 ]
 
 
@@ -156,6 +159,7 @@ def test_beams_are_the_peers(seed, side, options, beams):
     assert len({tuple(tokens) for beams in expected for tokens in beams}) > beams
 
 
+@pytest.mark.slow
 def test_beams_with_a_repetition_penalty_are_the_peers():
     tokens = random_tokens(2, 6, 4, CONFIG)
     valid = jnp.ones_like(tokens, bool)
@@ -170,16 +174,15 @@ def test_beams_with_a_repetition_penalty_are_the_peers():
     assert [[tokens for tokens, _ in beams] for beams in found] == expected
 
 
-@pytest.mark.parametrize(("seed", "side"), [(0, "left"), (1, "left"), (0, "right"), (1, "right")])
-def test_greedy_tokens_are_the_peers(seed, side):
+def test_greedy_tokens_are_the_peers():
     ends, limit = (5, 23), 20
-    expected = peer_continuations(seed, *prompts_of(seed, "left"), ends, limit)
     read, step = functions()
-    decoder, params = Decoder(step, LogitFilters(), ends), sharp_params(seed)
-    keys = row_keys(0, range(3), [0] * 3)
-    state = decoder.start(*read(params, *prompts_of(seed, side), capacity=CAPACITY), keys, jnp.zeros(3, bool))
-    first = np.asarray(state.tokens)
-    state, tokens = decoder.advance(params, state, keys, jnp.int32(limit - 1))
-    rows = np.concatenate((first[None], np.asarray(tokens)[: int(state.count) - 1])).T.tolist()
-    cut = [row[: next((n + 1 for n, token in enumerate(row) if token in ends), limit)] for row in rows]
-    assert [[row] for row in cut] == expected
+    decoder, keys = Decoder(step, LogitFilters(), ends), row_keys(0, range(3), [0] * 3)
+    for seed, side in ((0, "left"), (0, "right"), (1, "left"), (2, "right")):
+        expected, params = peer_continuations(seed, *prompts_of(seed, "left"), ends, limit), sharp_params(seed)
+        state = decoder.start(*read(params, *prompts_of(seed, side), capacity=CAPACITY), keys, jnp.zeros(3, bool))
+        first = np.asarray(state.tokens)
+        state, tokens = decoder.advance(params, state, keys, jnp.int32(limit - 1))
+        rows = np.concatenate((first[None], np.asarray(tokens)[: int(state.count) - 1])).T.tolist()
+        cut = [row[: next((n + 1 for n, token in enumerate(row) if token in ends), limit)] for row in rows]
+        assert [[row] for row in cut] == expected

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from core_jax.decoding import CHUNK, Decoder, row_keys, tokens_seen
 from core_jax.logit_filters import LogitFilters
+from core_jax.sharding import batch_sharding, parse_mesh
 from tests.toy_decoder import VOCABULARY, logits_after, toy_params, toy_prefill, toy_step
 
 PROMPTS = [[3, 7, 7], [11], [5, 2, 19, 4]]
@@ -75,11 +77,11 @@ def test_a_draw_depends_on_seed_prompt_sample_and_place_alone():
 def test_draws_do_not_depend_on_the_mesh():
     decoder, prompts = Decoder(toy_step, DRAWN), [[number + 1] for number in range(8)]
     alone = decode(decoder, prompts, 20)
-    mesh = jax.make_mesh((8,), ("data",))
-    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    mesh = parse_mesh("data:8")
+    rows, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     keys = row_keys(0, range(8), [0] * 8)
     start = toy_prefill(toy_params(), prompts)
-    params = jax.device_put(toy_params(), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    params = jax.device_put(toy_params(), everywhere)
     state = decoder.start(*jax.device_put((*start, keys, jnp.zeros(8, bool)), rows))
     first = np.asarray(state.tokens)
     _, tokens = decoder.advance(params, state, jax.device_put(keys, rows), jnp.int32(19))

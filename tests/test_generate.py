@@ -5,7 +5,6 @@ import io
 import json
 import sys
 
-import jax
 import pytest
 
 from bert_jax.generation import GenerationSettings, Generator, Shape
@@ -46,7 +45,7 @@ def run(capsys, init, *arguments, code=0):
 def continuations(init, settings, mesh_text, texts=TEXTS, numbers=None):
     mesh = parse_mesh(mesh_text)
     gpt = open_gpt(init, mesh, "float32", print)
-    prompts = gpt.tokenizer.encode(texts)
+    prompts = gpt.encode(texts)
     shape = Shape.of([len(prompt) for prompt in prompts], settings, POSITIONS, 16, mesh)
     generator = Generator(gpt.model, gpt.params, gpt.tokenizer.end_id, settings, shape, mesh)
     found = generator.write(prompts, numbers or range(len(texts)))
@@ -63,9 +62,7 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_alone_together_and_on_any_mesh_the_tokens_are_the_same(init, settings):
     together = continuations(init, settings, "data:1")
-    alone = [
-        continuations(init, settings, "data:1", [text], [number])[0] for number, text in enumerate(TEXTS[:2])
-    ]
+    alone = [continuations(init, settings, "data:1", [text], [number])[0] for number, text in enumerate(TEXTS[:2])]
     assert together[:2] == alone
     assert together == continuations(init, settings, "data:2,fsdp:2,tensor:2")
     assert all(len(row) == 12 for several in together for row in several)

@@ -11,10 +11,9 @@ from bert_jax.gpt_tasks import initial_params
 from bert_jax.gpt_weights import write_hf
 from core_jax.sharding import nested
 from experiments.benchmark.material import noisy
-from experiments.benchmark.modes import GENERATION
+from experiments.benchmark.modes import GENERATION, PROMPT
 from experiments.benchmark.workplace import Workplace
 
-PROMPT, NEW = 64, 64  # tokens of a prompt, and those that follow it
 BATCHES = 4
 
 

@@ -10,6 +10,7 @@ TASKS: tuple[Task, ...] = ("training", "inference", "finetuning", "embedding")  
 LABELLED: tuple[Task, ...] = ("finetuning", "embedding")  # which read whole texts, not pairs with hidden words
 IMAGES: tuple[Task, ...] = ("image training", "image inference")  # of ViT
 GENERATION: Task = "generation"  # of GPT
+PROMPT, NEW = 64, 64  # of generation: tokens of a prompt, and those that follow it
 OURS = "ours"
 
 

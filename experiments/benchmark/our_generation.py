@@ -11,8 +11,8 @@ import numpy as np
 from bert_jax.generation import GenerationSettings, Generator, Shape
 from bert_jax.gpt import Gpt, decode_step, prefill
 from core_jax.sharding import nested, parse_mesh
-from experiments.benchmark.generation_material import NEW, PROMPT
-from experiments.benchmark.modes import Mode
+from experiments.benchmark.modes import NEW, PROMPT, Mode
+from experiments.benchmark.ours import kernels_in
 from experiments.benchmark.workplace import Workplace
 
 NO_END = -1  # every text has as many tokens
@@ -31,7 +31,7 @@ class OurGeneration:
     def open(cls, mode: Mode, work: Workplace) -> "OurGeneration":
         """Loads the weights and compiles."""
         model = Gpt(dataclasses.replace(work.config(), dtype=mode.dtype))
-        params = jax.tree.map(jnp.asarray, nested(work.weights()))
+        params = kernels_in(jax.tree.map(jnp.asarray, nested(work.weights())), mode.dtype)
         mesh, settings = parse_mesh("data:1", jax.devices()[:1]), GenerationSettings(max_new_tokens=NEW)
         lengths = [PROMPT] * work.sequence_length
         shape = Shape.of(lengths, settings, model.config.maximum_positions, work.sequence_length, mesh)
@@ -48,7 +48,7 @@ class OurGeneration:
         return self.batches()["static cache"][:1]
 
     def check(self) -> list[float]:
-        """What must agree with the peer: logits after the first half of a prompt, and, by the cache, after all of it."""
+        """What must agree with the peer: logits after the first half of a prompt and, by the cache, after all of it."""
         tokens = jnp.asarray(np.load(self.work.prompts_file)[0])
         half = PROMPT // 2
 

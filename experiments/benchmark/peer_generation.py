@@ -1,4 +1,4 @@
-"""The peer's side of generation: `GPT2LMHeadModel.generate` in torch on the CPU, greedy, with each kind of its cache."""
+"""The peer's side of generation: `GPT2LMHeadModel.generate` in torch on the CPU, greedy, by each kind of cache."""
 
 import dataclasses
 import time
@@ -8,8 +8,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import transformers  # pyright: ignore[reportMissingImports]
 
-from experiments.benchmark.generation_material import NEW, PROMPT
-from experiments.benchmark.modes import Mode
+from experiments.benchmark.modes import NEW, PROMPT, Mode
 from experiments.benchmark.workplace import Workplace
 
 Batch = tuple[str, Any]  # kind of cache, prompts
