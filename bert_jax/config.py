@@ -25,35 +25,48 @@ class BertConfig(TransformerConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """Which text, cut into which pieces, hidden how."""
+class TextSource:
+    """Which text, cut into rows of which length."""
 
     # sample, tfds:NAME[/CONFIG], text:GLOB, jsonl:GLOB, or arrayrecord:DIR, which experiments.prepare has made
     data: str = "sample"
     text_column: str = "text"  # field of tfds: and jsonl: that holds the text
     data_split: str = "train"  # split of tfds:
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
-    language: str = "en"  # of the sentence splitter: an ISO 639 code
+    tokenizer: str  # trained from the text, or the path of one that is there
+    sequence_length: int = 128  # tokens of a row, special ones included
+    held_out: float = 0.05  # share of the documents that is never trained on, chosen by their hash
+
+    def __post_init__(self):
+        require(0 < self.held_out < 1, f"--held_out={self.held_out}: expected a share, more than 0 and less than 1")
+        require(self.sequence_length >= 8, f"--sequence_length={self.sequence_length}: expected 8 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextConfig(TextSource):
+    """Which text, cut into which pieces, hidden how."""
+
     # trained from the text (wordpiece, sentencepiece, sentencepiece-bpe), or the path of one that is there
     tokenizer: str = "wordpiece"
+    language: str = "en"  # of the sentence splitter: an ISO 639 code
     lowercase: bool = True  # whether a trained WordPiece vocabulary ignores case and accents
-    sequence_length: int = 128  # tokens of a row, special ones included
     # whether a row holds as many sentence pairs as fit, each on its own, instead of one and padding; held-out text is
     # scored unpacked all the same
     packing: bool = False
     mask_probability: float = 0.15  # share of the tokens to predict
     whole_word_masking: bool = False  # hide all pieces of a word or none
     short_probability: float = 0.1  # share of pairs that are made short
-    held_out: float = 0.05  # share of the documents that is never trained on, chosen by their hash
     evaluation_passes: int = 4  # times that held-out documents are scored, each with other masks and pairs
 
     def __post_init__(self):
-        for name in ("mask_probability", "held_out"):
-            share = getattr(self, name)
-            require(0 < share < 1, f"--{name}={share}: expected a share, more than 0 and less than 1")
+        super().__post_init__()
+        require(
+            self.tokenizer != "byte-bpe", "--tokenizer=byte-bpe is for GPT: BERT needs [MASK]; try sentencepiece-bpe"
+        )
+        share = self.mask_probability
+        require(0 < share < 1, f"--mask_probability={share}: expected a share, more than 0 and less than 1")
         share = self.short_probability
         require(0 <= share <= 1, f"--short_probability={share}: expected a share, 0 to 1")
-        require(self.sequence_length >= 8, f"--sequence_length={self.sequence_length}: expected 8 or more")
         require(self.evaluation_passes > 0, f"--evaluation_passes={self.evaluation_passes}: expected 1 or more")
 
 

@@ -90,7 +90,7 @@ def build_corpus(
       tokenizer: cuts sentences into pieces.
       directory: folder to make; `corpus_exists` when all is written.
       held_out: share of the documents in the held-out split, 0 to 1.
-      language: ISO 639-1 code, for the rules of abbreviations.
+      language: ISO 639-1 code, for the rules of abbreviations; empty: documents are not split.
       write: how shards are written: `write_here`, a ProcessPool, or a BeamPipeline.
       report: is told how far it is, and in words what comes after.
     Returns:

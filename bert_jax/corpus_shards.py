@@ -71,7 +71,7 @@ class ShardWriter:
       directory: of the corpus.
       tokenizer: cuts sentences into pieces.
       held_out: share of the documents in the held-out split.
-      language: ISO 639-1 code, for the rules of abbreviations.
+      language: ISO 639-1 code, for the rules of abbreviations; empty: a document is one sentence, spaces and all.
     """
 
     directory: str
@@ -182,8 +182,9 @@ def token_dtype(vocab_size: int) -> np.dtype:
 def _split(documents: Iterable[str], held_out: float, language: str) -> Iterator[tuple[int, bool, list[str]]]:
     for document in documents:
         identity, place = hashes(document)
-        lines = document.splitlines()
+        lines = document.splitlines() if language else ()
         sentences = [sentence for line in lines if line.strip() for sentence in segment(language, line)]
+        sentences = sentences if language else [document]
         yield identity, place < held_out * 2**64, sentences
 
 

@@ -8,7 +8,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
-from bert_jax import pretraining, tasks
+from bert_jax import prepared_text, pretraining, tasks
 from bert_jax.config import BertPretraining
 from bert_jax.corpus_report import corpus_figures
 from bert_jax.diagnosis import corpus_findings, training_findings
@@ -50,11 +50,11 @@ class BertFamily:
     def check(self, config: BertPretraining, workdir: str) -> None:
         """Raises for mistakes in --init and in where the text comes from."""
         check_init(config.init)
-        pretraining.check_text(config, workdir)
+        prepared_text.check_text(config, workdir)
 
     def model_ahead(self, config: BertPretraining) -> BertForPretraining:
         """The model with the vocabulary that is given, or as large as one that is to be trained."""
-        tokenizer = pretraining.given_tokenizer(config)
+        tokenizer = prepared_text.given_tokenizer(config)
         return pretraining.resolve_model(config.model, tokenizer) if tokenizer else BertForPretraining(config.model)
 
     def batch_shapes(self, config: BertPretraining) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class BertFamily:
 
     def findings(self, config: BertPretraining, data: Text, workdir: str) -> list[str]:
         """What may keep the loss high."""
-        figures = corpus_figures(pretraining.corpus_folder(config, workdir), data.tokenizer)
+        figures = corpus_figures(prepared_text.corpus_folder(config, workdir), data.tokenizer)
         return [str(finding) for finding in (*corpus_findings(figures), *training_findings(config, figures))]
 
     def initial_params(self, model: BertForPretraining) -> Callable[[Key[Array, ""]], PyTree]:

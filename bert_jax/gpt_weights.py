@@ -14,6 +14,7 @@ from bert_jax.gpt import Gpt
 from bert_jax.gpt_config import GptConfig
 from bert_jax.gpt_tasks import initial_params
 from bert_jax.peer_config import GELUS
+from bert_jax.tokenizer import Tokenizer
 from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.model_folders import read_fields, unlike, write_fields, write_folder
@@ -72,21 +73,27 @@ def read_hf(folder: str | os.PathLike) -> ImportedGpt:
     return ImportedGpt(config, to_params(read_tensors(folder), config, str(folder)))
 
 
-def write_hf(folder: str | os.PathLike, config: GptConfig, params: Mapping[str, Any]) -> None:
-    """Writes a GPT-2 that `transformers` opens: config.json and model.safetensors; all of it or nothing.
+def write_hf(
+    folder: str | os.PathLike, config: GptConfig, params: Mapping[str, Any], tokenizer: Tokenizer | None = None
+) -> None:
+    """Writes a GPT-2 that `transformers` opens: config.json, model.safetensors, vocabulary; all of it or nothing.
 
     Args:
       folder: to make.
       config: of the model.
       params: of the unrolled or scanned model, on the host or on devices.
+      tokenizer: its vocabulary, if it is to be written. A SentencePiece is written as it is.
     Raises:
       UserError: the folder is not empty.
     """
     tensors = {PREFIX + name: value for name, value in gpt_names.to_peer(by_path(unrolled_params(params))).items()}
 
     def write(temporary: pathlib.Path) -> None:
-        write_fields(temporary / "config.json", to_peer_config(config))
+        ends = {} if tokenizer is None else dict.fromkeys(("bos_token_id", "eos_token_id"), tokenizer.end_id)
+        write_fields(temporary / "config.json", to_peer_config(config) | ends)
         write_tensors(temporary, tensors)
+        if tokenizer is not None:
+            tokenizer.save(temporary)
 
     write_folder(pathlib.Path(folder).expanduser(), write)
 

@@ -14,13 +14,13 @@ from bert_jax.corpus_building import ProcessPool, Progress, build_corpus, write_
 from bert_jax.corpus_shards import hashes
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
-from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
+from bert_jax.tokenizer_training import train_byte_level_bpe, train_sentencepiece, train_wordpiece
 from core_jax.atomic_files import new_folder
 from core_jax.config import ELASTIC, require
 from core_jax.errors import UserError
 from core_jax.sources import SLICE_BYTES, SourceSlice, check_source, source_slices
 
-TRAINED_TOKENIZERS = ("wordpiece", "sentencepiece", "sentencepiece-bpe")
+TRAINED_TOKENIZERS = ("wordpiece", "sentencepiece", "sentencepiece-bpe", "byte-bpe")
 PREPARED = "arrayrecord:"  # --data=arrayrecord:DIR, where DIR is what `prepare` has filled
 READ_FOR_VOCABULARY = 10  # times the text that is used: enough to choose from, where there is very much
 
@@ -33,8 +33,8 @@ class Preparation:
     text_column: str = "text"  # field of tfds: and jsonl: that holds the text
     data_split: str = "train"  # split of tfds:
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
-    language: str = "en"  # of the sentence splitter: an ISO 639 code
-    # trained from the text (wordpiece, sentencepiece, sentencepiece-bpe), or the path of one that is there
+    language: str = "en"  # of the sentence splitter: an ISO 639 code; empty: documents stay whole, as for GPT
+    # trained from the text (wordpiece, sentencepiece, sentencepiece-bpe; for GPT byte-bpe), or the path of one
     tokenizer: str = "wordpiece"
     vocab_size: int = 30_522  # pieces of a vocabulary to train; one that is given brings its own number
     lowercase: bool = True  # whether a trained WordPiece vocabulary ignores case and accents
@@ -158,6 +158,8 @@ def _make_tokenizer(config, slices, report):
     documents = vocabulary_documents(slices, config.held_out, config.vocabulary_bytes)
     if config.tokenizer == "wordpiece":
         return train_wordpiece(documents, config.vocab_size, config.lowercase)
+    if config.tokenizer == "byte-bpe":
+        return train_byte_level_bpe(documents, config.vocab_size)
     model_type = "bpe" if config.tokenizer == "sentencepiece-bpe" else "unigram"
     return train_sentencepiece(documents, config.vocab_size, model_type)
 

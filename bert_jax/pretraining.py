@@ -16,21 +16,13 @@ from bert_jax.config import BertConfig, BertPretraining
 from bert_jax.corpus import open_corpus
 from bert_jax.model import BertForPretraining
 from bert_jax.packed_pairs import PackedPairs, room_of_rows
-from bert_jax.preparation import (
-    TRAINED_TOKENIZERS,
-    Preparation,
-    check_preparation,
-    prepare,
-    prepared_folder,
-    save_tokenizer,
-)
+from bert_jax.prepared_text import corpus_folder, make_text
 from bert_jax.pretraining_data import PretrainingExamples, predictions_per_row
 from bert_jax.tasks import initial_params, make_scoring
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
 from core_jax.data import evaluation_batches
-from core_jax.distributed import first_decides
 from core_jax.family import Evaluated, Evaluation
 from core_jax.metrics import means
 from core_jax.train import RATES
@@ -58,41 +50,8 @@ def prepare_text(config: BertPretraining, workdir: str, report: Callable[[str], 
     Raises:
       UserError: the text or the vocabulary cannot be read, or is too small.
     """
-    first_decides(lambda: _make_text(config, workdir, report))
+    make_text(config, workdir, report)
     return open_text(config, workdir)
-
-
-def check_text(config: BertPretraining, workdir: str) -> None:
-    """Raises for mistakes in where the text comes from, before any of it is read.
-
-    Raises:
-      UserError: no such text or tokenizer, or both are given twice.
-    """
-    if prepared_folder(config.text.data) is None:
-        check_preparation(_preparation(config), workdir)
-    else:
-        require(
-            config.text.tokenizer in TRAINED_TOKENIZERS,
-            f"--tokenizer={config.text.tokenizer}: --data={config.text.data} brings its own; leave --tokenizer out",
-        )
-
-
-def given_tokenizer(config: BertPretraining) -> Tokenizer | None:
-    """The tokenizer of a run, where it is there before any text is read; None where it is trained from the text."""
-    folder = prepared_folder(config.text.data)
-    if folder is not None:
-        return load_tokenizer(os.path.join(folder, "tokenizer"))
-    path = _preparation(config).tokenizer
-    return None if path in TRAINED_TOKENIZERS else load_tokenizer(path)
-
-
-def corpus_folder(config: BertPretraining, workdir: str) -> str:
-    """Where the tokenised text of a run is.
-
-    Raises:
-      UserError: it was prepared for several runs, and is not there any more.
-    """
-    return os.path.join(prepared_folder(config.text.data) or workdir, "corpus")
 
 
 def open_text(config: BertPretraining, workdir: str) -> Text:
@@ -138,46 +97,17 @@ def batch_shapes(config: BertPretraining) -> dict[str, Any]:
     }
 
 
-def _make_text(config, workdir, report):
-    folder, copy = prepared_folder(config.text.data), os.path.join(workdir, "tokenizer")
-    if folder is None:
-        prepare(_preparation(config), workdir, lambda state: report(state) if isinstance(state, str) else None)
-    elif not os.path.isdir(copy):  # a work folder has its vocabulary with it: predicting needs no corpus
-        save_tokenizer(load_tokenizer(os.path.join(folder, "tokenizer")), copy)
-
-
-def is_foreign(init: str) -> bool:
-    """Whether --init names weights of another program: hf:DIR or tf:PREFIX."""
-    return init.startswith(("hf:", "tf:"))
-
-
-def _tokenizer_of(init):
-    """Where the vocabulary of what --init names is."""
-    kind, _, path = init.partition(":")
-    if not is_foreign(init):
-        return os.path.join(init, "tokenizer")
-    return path if kind == "hf" else os.path.join(os.path.dirname(path), "vocab.txt")
-
-
-def _preparation(config):
-    """What --data and --tokenizer ask for; with --init the vocabulary is that of the run to start from."""
-    text = config.text
-    trains = text.tokenizer in TRAINED_TOKENIZERS
-    return Preparation(
-        data=text.data,
-        text_column=text.text_column,
-        data_split=text.data_split,
-        data_dir=text.data_dir,
-        language=text.language,
-        tokenizer=_tokenizer_of(config.init) if config.init and trains else text.tokenizer,
-        vocab_size=config.model.vocab_size,
-        lowercase=text.lowercase,
-        held_out=text.held_out,
-    )
-
-
 def resolve_model(config: BertConfig, tokenizer: Tokenizer) -> BertForPretraining:
-    """The model for a vocabulary that is there now."""
+    """The model for a vocabulary that is there now.
+
+    Raises:
+      UserError: it is no vocabulary of BERT.
+    """
+    require(
+        tokenizer.mask_id >= 0,
+        "the vocabulary has no [MASK] and the other special pieces of BERT: it is one of GPT. Choose a vocabulary made "
+        "for BERT, or let one be trained",
+    )
     return BertForPretraining(dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 from etils import epath
 from jax.sharding import Mesh
@@ -10,7 +11,8 @@ from jaxtyping import PyTree
 
 from bert_jax.config import BertConfig
 from bert_jax.finetuning import open_label_model
-from bert_jax.pretraining import is_foreign, open_trained
+from bert_jax.prepared_text import is_foreign
+from bert_jax.pretraining import open_trained
 from bert_jax.starting_weights import read_foreign
 from bert_jax.tokenizer import Tokenizer
 from core_jax.config import require
@@ -32,12 +34,27 @@ def is_fine_tuned(workdir: str) -> bool:
     Raises:
       UserError: it is of no run.
     """
+    return "tuning" in _configuration(workdir)
+
+
+def is_gpt(workdir: str) -> bool:
+    """Whether a work folder is of a GPT.
+
+    Raises:
+      UserError: it is of no run.
+    """
+    model = _configuration(workdir).get("model")
+    return isinstance(model, dict) and model.get("causal") is True
+
+
+def _configuration(workdir: str) -> dict[str, Any]:
     path = epath.Path(workdir) / "config.json"
     require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
     try:
-        return "tuning" in json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
+    return found if isinstance(found, dict) else {}
 
 
 def open_starting_point(init: str, mesh: Mesh, sequence_length: int, report: Callable[[str], None]) -> StartingPoint:
@@ -69,5 +86,6 @@ def _open(init, mesh, report) -> StartingPoint:
     if is_fine_tuned(init):
         tuned = open_label_model(init, mesh, report)
         return StartingPoint(tuned.model.config, tuned.tokenizer, tuned.params)
+    require(not is_gpt(init), f"--init={init} is a GPT, which has no state of a whole text; expected a BERT")
     trained = open_trained(init, mesh, report)
     return StartingPoint(trained.model.config, trained.tokenizer, trained.params)

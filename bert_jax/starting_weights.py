@@ -14,7 +14,8 @@ from jaxtyping import PyTree
 from bert_jax.config import BertConfig, BertPretraining
 from bert_jax.model import BertForPretraining
 from bert_jax.peer_config import from_peer_config
-from bert_jax.pretraining import identity, is_foreign, load_params
+from bert_jax.prepared_text import is_foreign
+from bert_jax.pretraining import identity, load_params
 from bert_jax.tensorflow_weights import read_tf
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.weights import HEADS, Imported, read_hf

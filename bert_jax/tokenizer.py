@@ -1,4 +1,4 @@
-"""Text to token ids and back, behind one interface: WordPiece as in BERT, or SentencePiece."""
+"""Text to token ids and back, behind one interface: WordPiece as in BERT, SentencePiece, byte-level BPE as in GPT-2."""
 
 import abc
 import itertools
@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import sentencepiece
@@ -19,6 +19,7 @@ from core_jax.errors import UserError
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids in the vocabularies trained here: 0 to 4
 ALIASES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>"}
+END_OF_TEXT = "<|endoftext|>"  # the only special piece of GPT-2
 UNUSED_PIECE = re.compile(r"\[unused\d+\]")
 SPECIAL_IN_TEXT = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
 
@@ -28,31 +29,37 @@ class Tokenizer(abc.ABC):
 
     Attributes:
       vocab_size: number of ids.
-      pad_id, unknown_id, cls_id, sep_id, mask_id: ids of the special pieces.
+      pad_id, unknown_id, cls_id, sep_id, mask_id: ids of the special pieces; -1 where a vocabulary of GPT has none.
+      end_id: id of the piece that stands between texts: [SEP], or GPT-2's <|endoftext|>.
       ordinary_ids: ids that a random replacement may draw: no special, control, byte or unused pieces.
       continues_word: for each id, whether its piece goes on with the word of the piece before it.
     """
 
+    needed: ClassVar[tuple[str, ...]] = SPECIAL_PIECES  # special pieces that every vocabulary of the kind has
+
     def __init__(self, pieces: Sequence[str], ordinary: Bool[np.ndarray, " V"], continues_word: Bool[np.ndarray, " V"]):
         ids = {piece: index for index, piece in enumerate(pieces)}
-        found = {name: ids.get(name, ids.get(ALIASES[name], -1)) for name in SPECIAL_PIECES}
-        missing = [name for name, index in found.items() if index < 0]
-        if missing:
+        names = (*SPECIAL_PIECES, END_OF_TEXT)
+        found = {name: ids.get(name, ids.get(ALIASES.get(name, name), -1)) for name in names}
+        if missing := [name for name in self.needed if found[name] < 0]:
             raise UserError(
                 f"the vocabulary of {len(pieces)} pieces lacks {', '.join(missing)}; expected all of "
-                f"{', '.join(SPECIAL_PIECES)}. Choose a vocabulary made for BERT, or let one be trained"
+                f"{', '.join(self.needed)}. Choose a vocabulary made for "
+                f"{'GPT-2' if END_OF_TEXT in self.needed else 'BERT'}, or let one be trained"
             )
         self.vocab_size = len(pieces)
-        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id = found.values()
-        self._pieces, self._special_ids = list(pieces), found
+        self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id, end = found.values()
+        self.end_id = end if END_OF_TEXT in self.needed else self.sep_id
+        self._pieces = list(pieces)
+        self._special_ids = {name: index for name, index in found.items() if index >= 0 and name in self.needed}
         is_special = np.zeros(len(pieces), bool)
-        is_special[list(found.values())] = True
+        is_special[list(self._special_ids.values())] = True
         unused = np.array([bool(UNUSED_PIECE.fullmatch(piece)) for piece in pieces])
         self.ordinary_ids: Int32[np.ndarray, " N"] = np.flatnonzero(ordinary & ~is_special & ~unused).astype(np.int32)
         self.continues_word: Bool[np.ndarray, " V"] = continues_word & ~is_special
         # True of a few foreign vocabularies, in which text can spell a special piece.
-        special = set(found.values()) - {self.unknown_id}
-        self._text_spells_special = any(special.intersection(ids) for ids in self._encode(list(found)))
+        special = set(self._special_ids.values()) - {self.unknown_id}
+        self._text_spells_special = any(special.intersection(ids) for ids in self._encode(list(self._special_ids)))
 
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -109,11 +116,8 @@ class Tokenizer(abc.ABC):
         return self._pieces[index]
 
 
-class WordPiece(Tokenizer):
-    """WordPiece after the basic tokenisation of BERT: clean, lower-case, split at spaces, punctuation and Chinese.
-
-    Source: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the implementation is Hugging Face's `tokenizers`.
-    """
+class LibraryTokenizer(Tokenizer):
+    """What Hugging Face's `tokenizers` computes."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer | bytes):
         if isinstance(tokenizer, bytes):
@@ -129,9 +133,37 @@ class WordPiece(Tokenizer):
         added = tokenizer.get_added_tokens_decoder()
         ordinary = np.array([bool(piece) for piece in pieces], bool)
         ordinary[[index for index, token in added.items() if token.special]] = False
-        prefix = tokenizer.model.continuing_subword_prefix  # pyright: ignore[reportAttributeAccessIssue]
-        continues = np.array([len(piece) > len(prefix) and piece.startswith(prefix) for piece in pieces], bool)
-        super().__init__(pieces, ordinary, continues)
+        super().__init__(pieces, ordinary, np.array([self._continues(piece) for piece in pieces], bool))
+
+    @abc.abstractmethod
+    def _continues(self, piece: str) -> bool:
+        """Whether a piece goes on with the word before it."""
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Token ids of each text, and where each token stands in it."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for, special tokens included."""
+        return self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=False)
+
+    def _serialized(self) -> bytes:
+        return self._tokenizer.to_str().encode()
+
+
+class WordPiece(LibraryTokenizer):
+    """WordPiece after the basic tokenisation of BERT: clean, lower-case, split at spaces, punctuation and Chinese.
+
+    Source: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; the implementation is Hugging Face's `tokenizers`.
+    """
+
+    def _continues(self, piece: str) -> bool:
+        prefix = self._tokenizer.model.continuing_subword_prefix  # pyright: ignore[reportAttributeAccessIssue]
+        return len(piece) > len(prefix) and piece.startswith(prefix)
 
     @classmethod
     def from_vocabulary(
@@ -165,21 +197,6 @@ class WordPiece(Tokenizer):
             tokenizer.post_processor = tokenizers.processors.BertProcessing(*ends)
         return cls(tokenizer)
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Token ids of each text, and where each token stands in it."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text that token ids stand for, special tokens included."""
-        return self._tokenizer.decode([int(index) for index in ids], skip_special_tokens=False)
-
-    def _serialized(self) -> bytes:
-        return self._tokenizer.to_str().encode()
-
     def save(self, directory: epath.PathLike) -> None:
         """Writes vocab.txt, tokenizer_config.json and tokenizer.json, which other programs read, too."""
         folder = epath.Path(directory)
@@ -187,6 +204,40 @@ class WordPiece(Tokenizer):
         lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", False))
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase}
         write_atomically(folder / "vocab.txt", "".join(piece + "\n" for piece in self._pieces))
+        write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
+        write_atomically(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
+
+
+class ByteLevelBpe(LibraryTokenizer):
+    """Byte-pair encoding of bytes: it can spell every text, to the byte, and gives it back unchanged.
+
+    Source: Radford et al. 2019, section 2.2; the implementation is Hugging Face's `tokenizers`.
+    """
+
+    needed = (END_OF_TEXT,)
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer | bytes):
+        super().__init__(tokenizer)
+        self.pad_id = self.end_id  # which counts nothing where it fills up
+
+    @classmethod
+    def from_model(cls, model: tokenizers.models.BPE) -> "ByteLevelBpe":
+        """Builds the tokenizer of GPT-2 from its pieces and merges."""
+        tokenizer = tokenizers.Tokenizer(model)
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        tokenizer.add_special_tokens([END_OF_TEXT])
+        return cls(tokenizer)
+
+    def _continues(self, piece: str) -> bool:
+        return not piece.startswith("Ġ")  # which stands for a space
+
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which other programs read, too."""
+        folder = epath.Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        ends = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+        config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **ends}
         write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
         write_atomically(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
 

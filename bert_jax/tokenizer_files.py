@@ -5,15 +5,19 @@ import json
 import tokenizers
 from etils import epath
 
-from bert_jax.tokenizer import SPECIAL_PIECES, UNUSED_PIECE, SentencePiece, Tokenizer, WordPiece
+from bert_jax.tokenizer import SPECIAL_PIECES, UNUSED_PIECE, ByteLevelBpe, SentencePiece, Tokenizer, WordPiece
 from core_jax.errors import UserError
+
+BYTE_LEVEL = "byte-level BPE"
+LIBRARY_KINDS = {"WordPiece": WordPiece, BYTE_LEVEL: ByteLevelBpe}  # of a tokenizer.json
 
 
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     """Reads a tokenizer.
 
     Args:
-      path: a folder (written by `save`, or of a Hugging Face model), or a vocab.txt, tokenizer.json or *.model file.
+      path: a folder (written by `save`, or of a Hugging Face model), or a vocab.txt, tokenizer.json or *.model file, or
+        GPT-2's vocab.json with its merges.txt beside it.
     Returns:
       The tokenizer. From a vocab.txt it lower-cases unless the vocabulary holds capitals or the tokenizer_config.json
       beside it says otherwise.
@@ -29,7 +33,7 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
         )
     try:
         if file.suffix == ".json":
-            return _load_json(file)
+            return _load_merges(file) if file.name == "vocab.json" else _load_json(file)
         return SentencePiece(file.read_bytes()) if file.suffix == ".model" else _load_vocabulary(file)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
@@ -42,28 +46,49 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
 
 def _file_in(folder: epath.Path) -> epath.Path:
     candidates = [folder / "tokenizer.json", folder / "vocab.txt", *sorted(folder.glob("*.model"))]
+    candidates.append(folder / "vocab.json")
     found = [file for file in candidates if file.exists()]
-    # An ALBERT folder also holds a tokenizer.json, but of another kind than WordPiece; its *.model is what is read.
-    if len(found) > 1 and found[0].suffix == ".json" and _model_type(found[0]) != "WordPiece":
+    # An ALBERT folder also holds a tokenizer.json, but of a kind that is not read; its *.model is.
+    if len(found) > 1 and found[0].suffix == ".json" and _model_type(found[0]) not in LIBRARY_KINDS:
         found = found[1:]
     if not found:
-        raise UserError(f"no tokenizer in the folder {folder}: expected a tokenizer.json, vocab.txt or *.model in it")
+        raise UserError(
+            f"no tokenizer in the folder {folder}: expected a tokenizer.json, vocab.txt, *.model or vocab.json in it"
+        )
     return found[0]
 
 
 def _model_type(file: epath.Path) -> str:
     content = json.loads(file.read_text())
     model = content.get("model") if isinstance(content, dict) else None
-    return str(model.get("type")) if isinstance(model, dict) else "none"
+    found = str(model.get("type")) if isinstance(model, dict) else "none"
+    return BYTE_LEVEL if found == "BPE" and '"ByteLevel"' in json.dumps(content.get("pre_tokenizer")) else found
 
 
-def _load_json(file: epath.Path) -> WordPiece:
-    if (found := _model_type(file)) != "WordPiece":
+def _load_json(file: epath.Path) -> Tokenizer:
+    if (found := _model_type(file)) not in LIBRARY_KINDS:
         raise UserError(
-            f"its model is of type {found}; expected WordPiece. Choose a SentencePiece *.model or a vocab.txt"
+            f"its model is of type {found}; expected WordPiece or {BYTE_LEVEL}. Choose a SentencePiece *.model or a "
+            "vocab.txt"
         )
     try:
-        return WordPiece(tokenizers.Tokenizer.from_str(file.read_text()))
+        return LIBRARY_KINDS[found](tokenizers.Tokenizer.from_str(file.read_text()))
+    except UserError:
+        raise
+    except Exception as error:  # the only class that `tokenizers` raises
+        raise ValueError(str(error)) from error
+
+
+def _load_merges(file: epath.Path) -> Tokenizer:
+    merges = file.with_name("merges.txt")
+    if not merges.exists():
+        raise UserError(f"there is no merges.txt beside it; expected both files of GPT-2's vocabulary in {file.parent}")
+    lines = [line.split(" ") for line in merges.read_text().split("\n") if line and not line.startswith("#version")]
+    if any(len(line) != 2 for line in lines):
+        raise ValueError("a line of merges.txt is no pair of pieces")
+    try:
+        model = tokenizers.models.BPE(json.loads(file.read_text()), [(first, second) for first, second in lines])
+        return ByteLevelBpe.from_model(model)
     except UserError:
         raise
     except Exception as error:  # the only class that `tokenizers` raises

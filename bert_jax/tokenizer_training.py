@@ -5,12 +5,12 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import sentencepiece
 import tokenizers
 
-from bert_jax.tokenizer import SPECIAL_PIECES, SentencePiece, WordPiece
+from bert_jax.tokenizer import END_OF_TEXT, SPECIAL_PIECES, ByteLevelBpe, SentencePiece, WordPiece
 from core_jax.errors import UserError
 
 LARGEST_ALPHABET = 1000  # rarer characters become [UNK]
@@ -149,6 +149,39 @@ def train_sentencepiece(
             f"Type a larger one, such as --vocab_size={4 * int(needed[1])}"
         ) from error
     return SentencePiece(model.getvalue())
+
+
+def train_byte_level_bpe(texts: Iterable[str], vocab_size: int) -> ByteLevelBpe:
+    """Trains a byte-level BPE: pieces are merged by how often they follow each other; the first are the 256 bytes.
+
+    Args:
+      texts: the corpus, read once; its distinct words are held in memory.
+      vocab_size: the largest number of pieces; a small text gives fewer.
+    Returns:
+      The tokenizer; its special piece, <|endoftext|>, has the id 0.
+    Raises:
+      UserError: no text, or `vocab_size` leaves no room for the bytes.
+    Source: Sennrich et al. 2016, https://arxiv.org/abs/1508.07909; of bytes, Radford et al. 2019, section 2.2
+    """
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size <= len(alphabet) + 1:
+        raise UserError(f"--vocab_size={vocab_size}: expected more than the {len(alphabet)} bytes and {END_OF_TEXT}")
+    filled = (text for text in texts if text.strip())
+    first = next(filled, None)
+    if first is None:
+        raise UserError("no words to train a vocabulary on: no document of the text holds anything but spaces")
+    model: Any = tokenizers.models.BPE()
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(itertools.chain([first], filled), trainer)
+    return ByteLevelBpe.from_model(tokenizer.model)
 
 
 def _short_lines(texts: Iterable[str]) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""Converts a BERT or a ViT:   python -m experiments.convert SOURCE TARGET [--verify]
+"""Converts a BERT, GPT or ViT:   python -m experiments.convert SOURCE TARGET [--verify]
 
 SOURCE of a BERT is hf:DIR (as `transformers` saves it), tf:PREFIX (an original checkpoint) or a work folder, TARGET
-hf:DIR or a work folder to make. Of a ViT both are hf:DIR, npz:FILE (as google-research saves it) or timm:FILE, and
-SOURCE may be a work folder.
+hf:DIR or a work folder to make. Of a GPT SOURCE is hf:DIR or a work folder, TARGET hf:DIR. Of a ViT both are hf:DIR,
+npz:FILE (as google-research saves it) or timm:FILE, and SOURCE may be a work folder.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from bert_jax.config import PRESETS, BertPretraining
 from bert_jax.finetuning import open_label_model
 from bert_jax.model import BertForPretraining
 from bert_jax.preparation import save_tokenizer
-from bert_jax.pretraining import identity, is_foreign, open_trained
+from bert_jax.prepared_text import is_foreign
+from bert_jax.pretraining import identity, open_trained
 from bert_jax.starting_points import is_fine_tuned
 from bert_jax.starting_weights import check_sizes, complete, read_foreign
 from bert_jax.tasks import initial_params
@@ -36,7 +37,7 @@ from core_jax.optimizers import make_optimizer
 from core_jax.sharding import parse_mesh
 from core_jax.train import create_state
 from core_jax.workdir import save_config
-from experiments import verification, vit_conversion
+from experiments import gpt_conversion, verification, vit_conversion
 from experiments.console import parse_flags, print_table, run_command, say
 from experiments.families import is_of_images
 from vit_jax import foreign_weights
@@ -57,7 +58,7 @@ class Conversion:
 
 def main(arguments: list[str]) -> int:
     """Converts, compares if asked to, and says what to type next; returns the exit code."""
-    about = "Converts a BERT or ViT to and from the files of other programs."
+    about = "Converts a BERT, GPT or ViT to and from the files of other programs."
     flags = parse_flags(Conversion, arguments, about, switches=["--verify"])
     require(
         not flags.target.startswith("tf:"),
@@ -67,6 +68,8 @@ def main(arguments: list[str]) -> int:
     if is_of_images(flags.source) if is_run else foreign_weights.is_foreign(flags.source):
         sizes = {"heads": flags.heads, "image_size": flags.image_size}
         return vit_conversion.convert(flags.source, flags.target, verifies=flags.verify, **sizes)
+    if gpt_conversion.is_source(flags.source):
+        return gpt_conversion.convert(flags.source, flags.target, verifies=flags.verify)
     path = pathlib.Path(flags.target.removeprefix("hf:")).expanduser()
     check_free(path)
     if flags.verify:

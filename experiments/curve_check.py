@@ -8,7 +8,8 @@ from bert_jax.config import BertPretraining
 from bert_jax.corpus_report import corpus_figures
 from bert_jax.curve_causes import found_causes, symptoms, usual_causes
 from bert_jax.diagnosis import Finding, corpus_findings, training_findings
-from bert_jax.pretraining import corpus_folder, identity
+from bert_jax.prepared_text import corpus_folder
+from bert_jax.pretraining import identity
 from bert_jax.reference_curve import Judgement, changed_recipe, check_comparable, judge, load_curve
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.errors import UserError

@@ -1,21 +1,21 @@
 """Scores a model:   python -m experiments.evaluate --init=WORKDIR [--data=jsonl:FILES | --data=images:DIR]
 
-A pretrained BERT on its held-out text, a fine-tuned one on any labelled examples, a ViT on any labelled images.
+A pretrained BERT or GPT on its held-out text, a fine-tuned BERT on any labelled examples, a ViT on any labelled images.
 """
 
 import dataclasses
+from typing import Any
 
-from bert_jax.family import BertFamily
-from bert_jax.pretraining import make_evaluation, open_text, open_trained
-from bert_jax.starting_points import is_fine_tuned
+from bert_jax import gpt_pretraining, pretraining
+from bert_jax.starting_points import is_fine_tuned, is_gpt
 from core_jax import distributed
 from core_jax.config import require
 from core_jax.sharding import parse_mesh
 from experiments import results, score_images, score_labels
 from experiments.console import StopRequest, parse_flags, report, run_command, say
-from experiments.families import is_of_images
+from experiments.families import family_of, is_of_images
 
-DESCRIPTION = "Scores a BERT, pretrained on its held-out text or fine-tuned on labels, or a ViT on labelled images."
+DESCRIPTION = "Scores a BERT or GPT on its held-out text, a BERT fine-tuned on labels, or a ViT on labelled images."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,15 @@ def main(arguments: list[str]) -> int:
             scores = score(flags.init, *place, flags.output, mesh, stopping)
         return stopping.exit_code if scores is None else 0
     require(not flags.data, f"--data={flags.data}: {flags.init} is pretrained, and scored on its own held-out text")
-    trained = open_trained(flags.init, mesh, say)
-    text = open_text(trained.config, flags.init)
-    evaluate = make_evaluation(trained.model, text, trained.config, mesh)
+    kind: Any = gpt_pretraining if is_gpt(flags.init) else pretraining
+    trained = kind.open_trained(flags.init, mesh, say)
+    text = kind.open_text(trained.config, flags.init)
+    evaluate = kind.make_evaluation(trained.model, text, trained.config, mesh)
     with StopRequest().listening() as stopping:
         evaluated = evaluate(trained.params, stopping)
     if evaluated is None:
         return stopping.exit_code
-    results.show_scores(BertFamily.wording, f"{trained.config.preset} in {flags.init}", evaluated.scores)
+    results.show_scores(family_of(trained.config).wording, f"{trained.config.preset} in {flags.init}", evaluated.scores)
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from bert_jax.starting_points import is_fine_tuned
+from bert_jax.starting_points import is_fine_tuned, is_gpt
 from core_jax.config import require
 from experiments import classify_images, fill_masks, label_texts
 from experiments.console import parse_flags, run_command
@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> int:
     if is_fine_tuned(flags.init):
         place = flags.input or ("" if flags.texts or sys.stdin.isatty() else "-")
         return label_texts.label(flags.init, flags.texts, place, flags.mesh)
+    require(not is_gpt(flags.init), f"{flags.init} is a GPT, which fills no masks; expected a BERT")
     require(bool(flags.texts), 'no text given; type one, such as "the capital of france is [MASK]."')
     fill_masks.fill(flags.init, flags.texts, flags.top)
     return 0

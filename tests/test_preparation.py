@@ -17,7 +17,7 @@ from bert_jax.config import PRESETS
 from bert_jax.corpus import open_corpus
 from bert_jax.corpus_shards import is_held_out
 from bert_jax.preparation import Preparation, prepare, vocabulary_documents
-from bert_jax.pretraining import given_tokenizer
+from bert_jax.prepared_text import given_tokenizer
 from core_jax.sources import read_documents, source_slices
 from experiments import prepare as command
 from experiments import pretrain

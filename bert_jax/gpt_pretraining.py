@@ -1,0 +1,148 @@
+"""From a configuration to everything that pretraining and using a GPT need: text, model and parameters."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from bert_jax.corpus import Corpus, open_corpus
+from bert_jax.gpt import Gpt
+from bert_jax.gpt_config import GptConfig, GptPretraining
+from bert_jax.gpt_tasks import initial_params, next_token_loss
+from bert_jax.ngram_baseline import KneserNey
+from bert_jax.packed_texts import PackedTexts
+from bert_jax.prepared_text import corpus_folder
+from bert_jax.pretraining import identity
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
+from core_jax.config import require
+from core_jax.data import evaluation_batches
+from core_jax.family import Evaluated, Evaluation
+from core_jax.metrics import means
+from core_jax.train import RATES
+from core_jax.trained import trained_params
+from core_jax.workdir import read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRows:
+    """The text of a run: its vocabulary, its rows to train on and those held out, and what they are made of."""
+
+    tokenizer: Tokenizer
+    train: PackedTexts
+    held_out: PackedTexts
+    train_corpus: Corpus
+    held_out_corpus: Corpus
+
+
+def open_text(config: GptPretraining, workdir: str) -> TextRows:
+    """The text of a run that has prepared it.
+
+    Raises:
+      UserError: it is damaged, too small, or was cut into sentences.
+    """
+    tokenizer = load_tokenizer(os.path.join(workdir, "tokenizer"))
+    folder = corpus_folder(config, workdir)
+    train, held_out = open_corpus(folder, "train"), open_corpus(folder, "held_out")
+    summary = train.summary
+    require(
+        summary.train.sentences == summary.train.documents,
+        f"--data={config.text.data} was cut into sentences, as for BERT; for GPT prepare it with --language=",
+    )
+
+    def rows(corpus: Corpus) -> PackedTexts:
+        return PackedTexts(corpus, tokenizer, sequence_length=config.text.sequence_length, seed=config.training.seed)
+
+    return TextRows(tokenizer, rows(train), rows(held_out), train, held_out)
+
+
+def batch_shapes(config: GptPretraining) -> dict[str, Any]:
+    """Shapes and dtypes of the global batch of a run, before there is any text."""
+    size = (config.training.global_batch_size, config.text.sequence_length)
+    names = ("tokens", "labels", "segments", "positions")
+    weights = {"next": jax.ShapeDtypeStruct(size, jnp.float32)}
+    return {**dict.fromkeys(names, jax.ShapeDtypeStruct(size, jnp.int32)), "weights": weights}
+
+
+def resolve_model(config: GptConfig, tokenizer: Tokenizer) -> Gpt:
+    """The model for a vocabulary that is there now."""
+    return Gpt(dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedGpt:
+    """A pretrained GPT, as its work folder holds it."""
+
+    config: GptPretraining
+    model: Gpt
+    tokenizer: Tokenizer
+    params: PyTree
+
+
+def open_trained(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> TrainedGpt:
+    """Reads configuration, vocabulary and parameters of a run.
+
+    Args:
+      workdir: of the run.
+      mesh: where the parameters go.
+      report: is told about checkpoints that cannot be used.
+    Raises:
+      UserError: the folder holds no run of a GPT, or no checkpoint that fits.
+    """
+    config = read_config(workdir, GptPretraining)
+    tokenizer = load_tokenizer(os.path.join(workdir, "tokenizer"))
+    model = resolve_model(config.model, tokenizer)
+    recipe = config.optimizer, config.training
+    params = trained_params(workdir, initial_params(model), *recipe, mesh, identity=identity(tokenizer), report=report)
+    return TrainedGpt(config, model, tokenizer, params)
+
+
+def make_evaluation(model: Gpt, text: TextRows, config: GptPretraining, mesh: Mesh) -> Evaluation:
+    """Builds the scoring of held-out text.
+
+    Args:
+      model: to score.
+      text: has the held-out rows.
+      config: says in batches of what size.
+      mesh: where it is computed.
+    Returns:
+      (params, stopping) -> scores by name: loss in nats a token, perplexity, bits for each byte of UTF-8, and those of
+      the 5-gram baseline on the same tokens; None where `stopping()` became true. The end of a document counts as a
+      token, and as no byte.
+    """
+    score = jax.jit(next_token_loss(model, train=False))
+    baseline: list[dict[str, float]] = []
+
+    def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
+        found: list[Any] = []
+        with jax.set_mesh(mesh):
+            for batch in evaluation_batches(text.held_out, mesh, batch_size=config.training.global_batch_size):
+                if stopping():
+                    return None
+                found.append(score(params, batch, jax.random.key(0))[1])
+        values = means(jax.device_get(found))
+        if not baseline:
+            baseline.append(_describe_loss("ngram_", _ngram_loss(text), text))
+        scores = {name: value for name, value in values.items() if name not in RATES and name != "next_loss"}
+        return Evaluated(_describe_loss("", values["next_loss"], text) | scores | baseline[0])
+
+    return evaluate
+
+
+def _ngram_loss(text: TextRows) -> float:
+    tokenizer = text.tokenizer
+    return KneserNey(text.train_corpus, tokenizer.end_id, tokenizer.vocab_size).loss(text.held_out_corpus)
+
+
+def _describe_loss(prefix: str, loss: float, text: TextRows) -> dict[str, float]:
+    corpus, tokenizer = text.held_out_corpus, text.tokenizer
+    texts = (tokenizer.decode(corpus.tokens(document).tolist()) for document in range(len(corpus)))
+    size = sum(len(text.encode()) for text in texts)
+    bits = loss * int(text.held_out.lengths.sum()) / math.log(2)
+    return {f"{prefix}loss": loss, f"{prefix}perplexity": math.exp(loss), f"{prefix}bits_per_byte": bits / size}

@@ -1,0 +1,113 @@
+"""What --init of a GPT names: the work folder of a run, or hf:DIR of `transformers`."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from bert_jax.gpt import Gpt
+from bert_jax.gpt_config import GptConfig, GptPretraining
+from bert_jax.gpt_pretraining import open_trained
+from bert_jax.gpt_weights import from_peer_config, read_hf
+from bert_jax.pretraining import identity
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
+from core_jax.checkpoints import check_saved
+from core_jax.config import require
+from core_jax.sharding import by_path, path_name, tree_shardings
+from core_jax.transformer import stack_layers
+from core_jax.workdir import read_config
+
+# Of a checkpoint; the other fields of a model say how it is trained and computed.
+ARCHITECTURE = (
+    *("width", "depth", "heads", "mlp_width", "vocab_size", "maximum_positions", "norm", "norm_epsilon", "gelu"),
+)
+FOREIGN = "hf:"
+
+
+def adopt_architecture(config: GptPretraining, report: Callable[[str], None]) -> GptPretraining:
+    """The configuration with the sizes of what --init names.
+
+    Args:
+      config: from the command line.
+      report: is told which sizes differed.
+    Raises:
+      UserError: the sizes cannot be read, or do not go with the rest.
+    """
+    if not config.init:
+        return config
+    theirs = architecture_of(config.init)
+    values = {name: getattr(theirs, name) for name in ARCHITECTURE}
+    changed = [f"{name} {value}" for name, value in values.items() if value != getattr(config.model, name)]
+    if changed:
+        report(f"--init={config.init} sets, instead of {config.preset}: {', '.join(changed)}")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **values))
+
+
+def architecture_of(init: str) -> GptConfig:
+    """The model that --init names."""
+    if init.startswith(FOREIGN):
+        return from_peer_config(pathlib.Path(init.removeprefix(FOREIGN)).expanduser() / "config.json")
+    require(":" not in init, f"--init={init}: expected the work folder of a GPT, or hf:DIR")
+    return read_config(init, GptPretraining).model
+
+
+def check_init(init: str) -> None:
+    """Raises for an --init that cannot be started from, before any text is read.
+
+    Raises:
+      UserError: it is no work folder with a checkpoint, and no GPT-2 that can be read with its vocabulary.
+    """
+    if init.startswith(FOREIGN):
+        folder = init.removeprefix(FOREIGN)
+        imported, pieces = read_hf(folder), load_tokenizer(folder).vocab_size
+        rows = imported.config.vocab_size
+        require(pieces == rows, f"{init} embeds {rows} pieces, but its vocabulary has {pieces}: they must be as many")
+    elif init:
+        check_saved(os.path.join(init, "checkpoints"))
+
+
+def load_init(
+    init: str, model: Gpt, tokenizer: Tokenizer, fresh: PyTree, mesh: Mesh, report: Callable[[str], None]
+) -> PyTree:
+    """The parameters to start from, sharded over a mesh.
+
+    Args:
+      init: a work folder, or hf:DIR.
+      model: whose parameters are wanted.
+      tokenizer: vocabulary of the text; must be that of the checkpoint.
+      fresh: parameters of the model on the mesh, for their shapes.
+      mesh: where they go.
+      report: is told about checkpoints that cannot be used.
+    Raises:
+      UserError: there are none, or they belong to another model or vocabulary.
+    """
+    if init.startswith(FOREIGN):
+        folder = init.removeprefix(FOREIGN)
+        params, theirs = read_hf(folder).params, load_tokenizer(folder)
+        params = params | {"decoder": stack_layers(params["decoder"])} if model.config.scan_layers else params
+    else:
+        trained = open_trained(init, mesh, report)
+        params, theirs = trained.params, trained.tokenizer
+    require(
+        identity(tokenizer) == identity(theirs),
+        f"--init={init} was trained with another vocabulary than this text is cut into: leave --tokenizer out, or "
+        "prepare the text with its vocabulary",
+    )
+    return params if not init.startswith(FOREIGN) else _placed(params, fresh, mesh)
+
+
+def _placed(params: PyTree, fresh: PyTree, mesh: Mesh) -> PyTree:
+    values = by_path(params)
+
+    def place(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
+        value = np.asarray(values[path_name(path)], leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map_with_path(place, fresh, tree_shardings(fresh, mesh))
