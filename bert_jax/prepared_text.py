@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bert_jax.config import TextSource
 from bert_jax.preparation import (
@@ -20,6 +20,7 @@ from core_jax.config import require
 from core_jax.distributed import first_decides
 
 
+@runtime_checkable
 class HasVocabulary(Protocol):
     """A model's configuration."""
 
@@ -29,6 +30,7 @@ class HasVocabulary(Protocol):
         ...
 
 
+@runtime_checkable
 class TextRun(Protocol):
     """The configuration of a run on text, of any family."""
 

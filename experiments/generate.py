@@ -13,14 +13,14 @@ from typing import Annotated, Literal
 import jax
 import tyro
 
-from bert_jax.generation import Continuation, GenerationSettings, Generator, Shape, check_lengths
+from bert_jax.generation import Continuation, Generator
+from bert_jax.generation_settings import GenerationSettings, Shape, check_lengths
 from bert_jax.gpt_starting_points import OpenedGpt, open_gpt
 from bert_jax.new_text import NewText
 from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
 from experiments.console import console, errors, parse_flags, report, run_command
-from experiments.families import is_gpt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,15 +52,13 @@ def main(arguments: list[str]) -> int:
     """Generates and prints; returns the exit code."""
     flags = parse_flags(Generation, arguments, "Continues texts with a GPT.")
     texts, mesh = read_prompts(flags), parse_mesh(flags.mesh)
-    if ":" not in flags.init:
-        fills = f"{flags.init} is of no GPT; for a BERT type: python -m experiments.predict --init={flags.init} TEXT"
-        require(is_gpt(flags.init), fills)
     gpt = open_gpt(flags.init, mesh, flags.dtype, lambda message: errors.print(message, markup=False))
     prompts, positions = gpt.encode(texts), gpt.model.config.maximum_positions
     lengths = [len(prompt) for prompt in prompts]
     check_lengths(lengths, flags.settings.max_new_tokens, positions)
     shape = Shape.of(lengths, flags.settings, positions, flags.batch_size, mesh)
-    generator = Generator(gpt.model, gpt.params, gpt.tokenizer.end_id, flags.settings, shape, mesh)
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    generator = Generator(gpt.model, gpt.params, flags.settings, shape, mesh, **pieces)
     generator.compile()
     streams = console.is_terminal and len(texts) * flags.settings.samples * flags.settings.search.beams == 1
     for start in range(0, len(prompts), shape.prompts):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from bert_jax.generation import GenerationSettings, Generator, Shape
+from bert_jax.generation import Generator
+from bert_jax.generation_settings import GenerationSettings, Shape
 from bert_jax.gpt_starting_points import open_gpt
 from bert_jax.gpt_weights import write_hf
 from core_jax.beam_search import BeamSettings
@@ -47,7 +48,8 @@ def continuations(init, settings, mesh_text, texts=TEXTS, numbers=None):
     gpt = open_gpt(init, mesh, "float32", print)
     prompts = gpt.encode(texts)
     shape = Shape.of([len(prompt) for prompt in prompts], settings, POSITIONS, 16, mesh)
-    generator = Generator(gpt.model, gpt.params, gpt.tokenizer.end_id, settings, shape, mesh)
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    generator = Generator(gpt.model, gpt.params, settings, shape, mesh, **pieces)
     found = generator.write(prompts, numbers or range(len(texts)))
     return [[one.tokens for one in several] for several in found]
 

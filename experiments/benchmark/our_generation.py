@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.generation import GenerationSettings, Generator, Shape
+from bert_jax.generation import Generator
+from bert_jax.generation_settings import GenerationSettings, Shape
 from bert_jax.gpt import Gpt, decode_step, prefill
 from core_jax.sharding import nested, parse_mesh
 from experiments.benchmark.modes import NEW, PROMPT, Mode
@@ -29,15 +30,14 @@ class OurGeneration:
 
     @classmethod
     def open(cls, mode: Mode, work: Workplace) -> "OurGeneration":
-        """Loads the weights and compiles."""
+        """Loads the weights."""
         model = Gpt(dataclasses.replace(work.config(), dtype=mode.dtype))
         params = kernels_in(jax.tree.map(jnp.asarray, nested(work.weights())), mode.dtype)
         mesh, settings = parse_mesh("data:1", jax.devices()[:1]), GenerationSettings(max_new_tokens=NEW)
         lengths = [PROMPT] * work.sequence_length
         shape = Shape.of(lengths, settings, model.config.maximum_positions, work.sequence_length, mesh)
-        generator = Generator(model, params, NO_END, settings, shape, mesh)
-        generator.compile()
-        return cls(work, model, params, generator)
+        pieces = {"pieces": model.config.vocab_size, "end_id": NO_END}
+        return cls(work, model, params, Generator(model, params, settings, shape, mesh, **pieces))
 
     def batches(self) -> dict[str, list[list[list[int]]]]:
         """Batches of prompts."""
