@@ -1,6 +1,7 @@
 """Beam search: to the token what exhaustive search finds, and what the peer's does with the same GPT-2."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,9 +148,8 @@ CASES = [
 def test_beams_are_the_peers(seed, side, options, beams):
     ends, limit = (5, 23), 14
     expected = peer_continuations(seed, *prompts_of(seed, "left"), ends, limit, beams, num_beams=beams, **options)
-    settings = BeamSettings(
-        beams=beams, length_penalty=options["length_penalty"], early_stopping=str(options["early_stopping"])
-    )
+    early: Any = str(options["early_stopping"])
+    settings = BeamSettings(beams=beams, length_penalty=options["length_penalty"], early_stopping=early)
     read, step = functions()
     searcher = BeamSearcher(step, take_rows, settings, LogitFilters(), ends)
     params = sharp_params(seed)

@@ -99,7 +99,7 @@ def test_one_compilation_serves_every_length():
     for prompt, count in (([3], 2), ([3, 4, 5, 6], 9), ([1, 2], 80)):
         assert decode(decoder, [prompt], count) == [by_hand(prompt, count)]
     assert len(traces) <= 2  # a loop's body is traced a second time where types have to be settled
-    assert decoder.advance._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+    assert decoder.advance._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_padding_is_not_seen():

@@ -32,5 +32,6 @@ def make_generation_material(folder: str, config: GptConfig, batches: list[int])
         work = Workplace(folder, GENERATION, size)
         work.save_config(config)
         np.save(work.prompts_file, random.integers(config.vocab_size, size=(BATCHES, size, PROMPT), dtype=np.int32))
+    work = Workplace(folder, GENERATION, batches[0])  # all have the same model
     np.savez(work.weights_file, allow_pickle=False, **weights)
     write_hf(work.peer_folder, config, nested(weights))

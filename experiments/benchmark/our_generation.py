@@ -54,8 +54,11 @@ class OurGeneration:
 
         @jax.jit
         def logits(params, tokens):
+            def step(cache, token):
+                logits, cache = decode_step(self.model, params, token, cache)
+                return cache, logits
+
             first, cache = prefill(self.model, params, tokens[:, :half], jnp.ones((len(tokens), half), bool), PROMPT)
-            step = lambda cache, token: decode_step(self.model, params, token, cache)[::-1]  # noqa: E731
             _, later = jax.lax.scan(step, cache, tokens[:, half:].T)
             return first, later[-1]
 

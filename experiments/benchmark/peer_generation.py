@@ -54,8 +54,9 @@ class PeerGeneration:
         if kind == "static":
             options["cache_implementation"] = "static"
         if self.mode.engine == "compile":
-            options["compile_config"] = transformers.CompileConfig()
-            options["compile_config"]._compile_all_devices = True  # by default only on accelerators
+            config: Any = transformers.CompileConfig()
+            config._compile_all_devices = True  # by default only on accelerators
+            options["compile_config"] = config
         start = time.perf_counter()
         with torch.inference_mode():
             found = self.model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)
