@@ -21,7 +21,6 @@ SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids in 
 ALIASES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>"}
 END_OF_TEXT = "<|endoftext|>"  # the only special piece of GPT-2
 UNUSED_PIECE = re.compile(r"\[unused\d+\]")
-SPECIAL_IN_TEXT = re.compile("(" + "|".join(map(re.escape, SPECIAL_PIECES)) + ")")
 
 
 class Tokenizer(abc.ABC):
@@ -52,6 +51,7 @@ class Tokenizer(abc.ABC):
         self.end_id = end if END_OF_TEXT in self.needed else self.sep_id
         self._pieces = list(pieces)
         self._special_ids = {name: index for name, index in found.items() if index >= 0 and name in self.needed}
+        self._special_in_text = re.compile("(" + "|".join(map(re.escape, self._special_ids)) + ")")
         is_special = np.zeros(len(pieces), bool)
         is_special[list(self._special_ids.values())] = True
         unused = np.array([bool(UNUSED_PIECE.fullmatch(piece)) for piece in pieces])
@@ -103,7 +103,7 @@ class Tokenizer(abc.ABC):
         return encoded
 
     def _encode_with_special(self, text: str) -> list[int]:
-        parts = SPECIAL_IN_TEXT.split(text)  # special pieces are at the odd places
+        parts = self._special_in_text.split(text)  # special pieces are at the odd places
         encoded = self.encode(parts)
         return [
             index

@@ -130,16 +130,16 @@ class Stack(nn.Module):
         Returns:
           Hidden states; with a cache also the cache with the new tokens in it.
         """
-        config, rates, layers = self.config, _depth_rates(self.config, train), {}
+        config, rates, layers, places = self.config, _depth_rates(self.config, train), {}, ()
         if cache is not None:
             segments = jnp.ones(x.shape[:2], jnp.int32) if segments is None else segments
-            cache, first, visible = add_places(cache, segments)
+            cache, *places = add_places(cache, segments)
             layers = cache.layers
 
         def run(block: Any, x, rate, before):
             if before is None:
                 return block(x, segments, train, rate), None
-            return block(x, segments, train, rate, LayerCache(before, first, visible))
+            return block(x, segments, train, rate, LayerCache(before, *places))
 
         block, after = _block_class(config), {}
         if config.scan_layers:

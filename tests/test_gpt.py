@@ -52,8 +52,15 @@ def expected_logits(logits, params, tokens, lengths):
     return np.stack([whole[row, length - 1 : length - 1 + count] for row, length in enumerate(lengths)])
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+    ("side", "scan_layers"),
+    [
+        ("left", False),
+        ("right", True),
+        pytest.param("right", False, marks=pytest.mark.slow),
+        pytest.param("left", True, marks=pytest.mark.slow),
+    ],
+)
 def test_decoding_with_a_cache_is_reading_everything_again(side, scan_layers):
     _, params, logits, reads, step = setup(scan_layers)
     tokens = random_tokens(ROWS, LENGTH)
@@ -108,7 +115,7 @@ def test_decoding_is_the_same_on_a_mesh():
     assert keys.sharding.shard_shape(keys.shape) == (ROWS // parts[0], CONFIG.heads // parts[1], CAPACITY, 6)
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rows_of_a_cache_can_be_taken_in_any_order(scan_layers):
     _, params, _, reads, step = setup(scan_layers)
     tokens, rows = random_tokens(ROWS, LENGTH), jnp.array([2, 0, 0, 3, 1])
@@ -119,7 +126,7 @@ def test_rows_of_a_cache_can_be_taken_in_any_order(scan_layers):
     close(found, expected[rows])
 
 
-@pytest.mark.parametrize("attention", ["reference", "xla"])
+@pytest.mark.parametrize("attention", ["xla", pytest.param("reference", marks=pytest.mark.slow)])
 def test_gradients_show_that_nobody_sees_what_comes_or_another_text(attention):
     model, params, *_ = setup(attention=attention)
     segments = jnp.array([[1, 1, 1, 1, 2, 2, 2, 0, 0]])
@@ -180,7 +187,7 @@ def test_sizes_are_those_of_the_published_weights(preset, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("scan_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_parameters_start_as_in_the_original(scan_layers):
     config = changed(width=64, depth=3, mlp_width=128, scan_layers=scan_layers)
     params = jax.jit(initial_params(Gpt(config)))(jax.random.key(0))

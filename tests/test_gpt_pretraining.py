@@ -58,7 +58,10 @@ def trajectory(mesh, accumulation=1, scan_layers=False):
     return metrics, *(change_layers(tree, unstack_layers) if scan_layers else tree for tree in trees)
 
 
-@pytest.mark.parametrize(("mesh", "accumulation", "scan_layers"), [(MESHES[3], 4, False), (MESHES[2], 1, True)])
+@pytest.mark.parametrize(
+    ("mesh", "accumulation", "scan_layers"),
+    [(MESHES[3], 4, False), pytest.param(MESHES[2], 1, True, marks=pytest.mark.slow)],
+)
 def test_training_is_the_same_everywhere(mesh, accumulation, scan_layers):
     assert_same(trajectory(mesh, accumulation, scan_layers), trajectory("data:1"))
 
@@ -85,6 +88,7 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_bit(workdir, text, tmp_path, capsys):
     folder = tmp_path / "parts"
     constant = {"schedule": "constant"}
@@ -115,6 +119,7 @@ def test_other_commands_say_that_a_gpt_is_not_theirs(workdir):
             main([f"--init={workdir}", *arguments])
 
 
+@pytest.mark.slow
 def test_there_and_back_through_a_folder_of_transformers(workdir, text, tmp_path, capsys):
     pytest.importorskip("transformers")
     assert convert.main([str(workdir), f"hf:{tmp_path / 'hf'}", "--verify"]) == 0

@@ -161,7 +161,10 @@ def peer_results(folder, batch):
     return out.logits.detach().numpy(), out.loss.item(), gradients
 
 
-@pytest.mark.parametrize(("gelu", "mlp_width", "scan_layers"), [("gelu_new", None, False), ("gelu", 44, True)])
+@pytest.mark.parametrize(
+    ("gelu", "mlp_width", "scan_layers"),
+    [("gelu_new", None, False), pytest.param("gelu", 44, True, marks=pytest.mark.slow)],
+)
 def test_random_models_of_the_peer_agree(tmp_path, gelu, mlp_width, scan_layers):
     transformers = pytest.importorskip("transformers")
     import torch  # pyright: ignore[reportMissingImports]
