@@ -3,8 +3,11 @@
 import dataclasses
 import io
 import json
+import re
 import sys
+from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
 from bert_jax.generation import Generator
@@ -15,9 +18,10 @@ from core_jax.beam_search import BeamSettings
 from core_jax.errors import UserError
 from core_jax.logit_filters import LogitFilters
 from core_jax.sharding import parse_mesh
-from experiments import generate
+from experiments import generate, pretrain
 from tests.byte_pieces import byte_tokenizer
 from tests.tiny_gpt import changed, random_params
+from tests.tiny_run import flags, write_text
 
 POSITIONS = 64
 TEXTS = ["One.", "A longer prompt,", "b"]
@@ -62,6 +66,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_alone_together_and_on_any_mesh_the_tokens_are_the_same(init, settings):
     together = continuations(init, settings, "data:1")
@@ -72,45 +77,44 @@ def test_alone_together_and_on_any_mesh_the_tokens_are_the_same(init, settings):
     assert len({tuple(row) for several in together for row in several}) == len(TEXTS) * settings.samples
 
 
-def test_lines_of_json_in_the_order_of_the_prompts(init, capsys, tmp_path):
-    lines = run(capsys, init, *TEXTS)
-    assert [line["prompt"] for line in lines] == TEXTS
-    assert all((line["tokens"], line["ending"]) == (12, "length") for line in lines)
+def test_lines_of_json_in_the_order_of_the_prompts_up_to_a_stop_string(init, capsys, tmp_path):
+    whole = run(capsys, init, *TEXTS)
+    assert [line["prompt"] for line in whole] == TEXTS
+    assert all((line["tokens"], line["ending"]) == (12, "length") for line in whole)
+    stop = whole[0]["text"][-5:-3]
+    assert stop.isascii()
     (tmp_path / "prompts.txt").write_text("\n".join([*TEXTS, ""]))
-    assert run(capsys, init, f"--file={tmp_path / 'prompts.txt'}", "--batch_size=2") == lines
+    given = (f"--file={tmp_path / 'prompts.txt'}", "--batch_size=2", f"--stop={stop}", "--stop=not there")
+    for line, stopped in zip(whole, run(capsys, init, *given), strict=True):
+        before, found, _ = line["text"].partition(stop)
+        assert (stopped["prompt"], stopped["text"]) == (line["prompt"], before)
+        assert stopped["ending"] == ("stop" if found else "length")
 
 
+@pytest.mark.slow
 def test_prompts_come_from_standard_input(init, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("One.\n\nb\n"))
     assert [line["prompt"] for line in run(capsys, init)] == ["One.", "b"]
 
 
+@pytest.mark.slow
 def test_samples_differ_and_seeds_repeat(init, capsys):
-    flags = ("One.", "--temperature=1", "--samples=3")
-    lines = run(capsys, init, *flags)
+    drawn = ("One.", "--temperature=1", "--samples=3")
+    lines = run(capsys, init, *drawn)
     assert [line["sample"] for line in lines] == [0, 1, 2]
     assert len({line["text"] for line in lines}) == 3
-    assert run(capsys, init, *flags) == lines
-    assert run(capsys, init, *flags, "--seed=1") != lines
+    assert run(capsys, init, *drawn) == lines
+    assert run(capsys, init, *drawn, "--seed=1") != lines
     assert run(capsys, init, "One.", "--temperature=1")[0]["text"] == lines[0]["text"]
 
 
+@pytest.mark.slow
 def test_beams_have_scores_the_best_first(init, capsys):
     scores = [line["score"] for line in run(capsys, init, "One.", "--beams=3", "--samples=3")]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_stop_string_ends_one_text_and_no_other(init, capsys):
-    whole = run(capsys, init, *TEXTS)
-    stop = whole[0]["text"][-5:-3]
-    assert stop.isascii()
-    for line, stopped in zip(whole, run(capsys, init, *TEXTS, f"--stop={stop}", "--stop=not there"), strict=True):
-        before, found, _ = line["text"].partition(stop)
-        assert stopped["text"] == before
-        assert stopped["ending"] == ("stop" if found else "length")
-    assert whole[0]["text"].partition(stop)[0] != whole[0]["text"]
-
-
+@pytest.mark.slow
 def test_a_single_text_is_shown_as_it_comes(init, capsys, monkeypatch):
     [line] = run(capsys, init, "One.")
     monkeypatch.setattr(generate.console, "_force_terminal", True)
@@ -122,8 +126,32 @@ def test_a_single_text_is_shown_as_it_comes(init, capsys, monkeypatch):
     assert "a second" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_text_of_a_run_starts_with_the_end_piece(capsys, tmp_path):
+    sizes = {"sequence_length": 32, "maximum_positions": 32, "vocab_size": 300, "steps": 1}
+    folder = tmp_path / "run"
+    given = flags(folder, write_text(tmp_path / "text.txt"), **sizes, evaluation_passes=None)
+    assert pretrain.main(["gpt-mini", *(flag for flag in given if not flag.endswith("=None"))]) == 0
+    capsys.readouterr()
+    [line] = run(capsys, str(folder), "w1 w2")
+    gpt = open_gpt(str(folder), parse_mesh("data:1"), "float32", pytest.fail)
+    [tokens] = gpt.encode(["w1 w2"])
+    start, end = len(tokens), gpt.tokenizer.end_id
+    assert tokens[0] == end
+    while len(tokens) < start + 12 and (len(tokens) == start or tokens[-1] != end):
+        logits: Any = gpt.model.apply({"params": gpt.params}, jnp.array([tokens]))
+        tokens.append(int(jnp.argmax(logits[0, -1])))
+    assert line["text"] == gpt.tokenizer.decode([token for token in tokens[start:] if token != end])
+
+
+def test_a_run_of_another_family_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": {"causal": false}}')
+    with pytest.raises(UserError, match=r"is of no GPT; .*experiments\.predict --init="):
+        generate.main([f"--init={tmp_path}", "a"])
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("mistake", "message"),
     [
         ([], "no prompt given; type one"),
         ([""], "the prompt is empty; type a few words"),
@@ -144,9 +172,9 @@ def test_a_single_text_is_shown_as_it_comes(init, capsys, monkeypatch):
         (["a", "--init=/no/such/folder"], "/no/such/folder"),
     ],
 )
-def test_mistakes_are_answered_before_anything_is_compiled(init, monkeypatch, capsys, flags, message):
+def test_mistakes_are_answered_before_anything_is_compiled(init, monkeypatch, capsys, mistake, message):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    with pytest.raises((UserError, SystemExit), match=None) as error:
-        generate.main([f"--init={init}", "--mesh=data:1", "--max_new_tokens=12", *flags])
+    with pytest.raises((UserError, SystemExit)) as error:
+        generate.main([f"--init={init}", "--mesh=data:1", "--max_new_tokens=12", *mistake])
     said = " ".join(f"{error.value} {capsys.readouterr().err}".replace("│", "").split())
-    assert pytest.importorskip("re").search(message, said), said
+    assert re.search(message, said), said
