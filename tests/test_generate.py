@@ -7,6 +7,7 @@ import re
 import sys
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -15,6 +16,7 @@ from bert_jax.generation_settings import GenerationSettings, Shape
 from bert_jax.gpt_starting_points import open_gpt
 from bert_jax.gpt_weights import write_hf
 from core_jax.beam_search import BeamSettings
+from core_jax.decoding import row_keys
 from core_jax.errors import UserError
 from core_jax.logit_filters import LogitFilters
 from core_jax.sharding import parse_mesh
@@ -75,6 +77,26 @@ def test_alone_together_and_on_any_mesh_the_tokens_are_the_same(init, settings):
     assert together == continuations(init, settings, "data:2,fsdp:2,tensor:2")
     assert all(len(row) == 12 for several in together for row in several)
     assert len({tuple(row) for several in together for row in several}) == len(TEXTS) * settings.samples
+
+
+@pytest.mark.slow
+def test_the_cache_lies_on_the_axes_of_data_and_heads(init):
+    mesh = parse_mesh("data:2,fsdp:2,tensor:2")
+    gpt, settings = open_gpt(init, mesh, "float32", print), GenerationSettings(max_new_tokens=12)
+    shape = Shape.of([3] * 4, settings, POSITIONS, 4, mesh)
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    generator = Generator(gpt.model, gpt.params, settings, shape, mesh, **pieces)
+    with jax.set_mesh(mesh):
+        tokens, valid = map(generator._put, generator._pad([[1, 2, 3]] * 4))
+        _, cache, _ = generator._prefill(generator._params, tokens, valid)
+        keys = row_keys(0, range(4), [0] * 4)
+        assert generator._decoder is not None
+        state = generator._decoder.start(jnp.zeros((4, 257)), cache, keys, jnp.zeros(4, bool))
+        after, _ = generator._decoder.advance(generator._params, state, keys, jnp.int32(2))
+    for one in (cache, after.cache):
+        part = one.layers["block_0"].keys.addressable_shards[0].data.shape
+        whole = one.layers["block_0"].keys.shape
+        assert part[:2] == (whole[0] // 4, whole[1] // 2)
 
 
 def test_lines_of_json_in_the_order_of_the_prompts_up_to_a_stop_string(init, capsys, tmp_path):
