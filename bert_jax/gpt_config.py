@@ -76,10 +76,10 @@ LARGE = GptConfig(width=1280, depth=36, heads=20, mlp_width=5120)
 XL = GptConfig(width=1600, depth=48, heads=25, mlp_width=6400)
 # Ours, for minutes on two cores.
 MINI = GptConfig(
-    width=192,
+    width=128,
     depth=4,
-    heads=6,
-    mlp_width=768,
+    heads=4,
+    mlp_width=512,
     vocab_size=4096,
     maximum_positions=128,
     dropout=0.0,

@@ -75,6 +75,17 @@ def resolve_model(config: GptConfig, tokenizer: Tokenizer) -> Gpt:
     return Gpt(dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
 
 
+def load_params(model: Gpt, tokenizer: Tokenizer, workdir: str, mesh: Mesh, report: Callable[[str], None]) -> PyTree:
+    """The parameters of a work folder's newest checkpoint, sharded over a mesh; their average where there is one.
+
+    Raises:
+      UserError: there are none, or they belong to another model or vocabulary.
+    """
+    config = read_config(workdir, GptPretraining)
+    recipe = config.optimizer, config.training
+    return trained_params(workdir, initial_params(model), *recipe, mesh, identity=identity(tokenizer), report=report)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedGpt:
     """A pretrained GPT, as its work folder holds it."""
@@ -98,9 +109,7 @@ def open_trained(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> Tra
     config = read_config(workdir, GptPretraining)
     tokenizer = load_tokenizer(os.path.join(workdir, "tokenizer"))
     model = resolve_model(config.model, tokenizer)
-    recipe = config.optimizer, config.training
-    params = trained_params(workdir, initial_params(model), *recipe, mesh, identity=identity(tokenizer), report=report)
-    return TrainedGpt(config, model, tokenizer, params)
+    return TrainedGpt(config, model, tokenizer, load_params(model, tokenizer, workdir, mesh, report))
 
 
 def make_evaluation(model: Gpt, text: TextRows, config: GptPretraining, mesh: Mesh) -> Evaluation:

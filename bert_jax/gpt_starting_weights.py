@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from bert_jax.gpt import Gpt
 from bert_jax.gpt_config import GptConfig, GptPretraining
-from bert_jax.gpt_pretraining import open_trained
+from bert_jax.gpt_pretraining import load_params
 from bert_jax.gpt_weights import from_peer_config, read_hf
 from bert_jax.pretraining import identity
 from bert_jax.tokenizer import Tokenizer
@@ -88,22 +88,16 @@ def load_init(
     Raises:
       UserError: there are none, or they belong to another model or vocabulary.
     """
-    if init.startswith(FOREIGN):
-        folder = init.removeprefix(FOREIGN)
-        params, theirs = read_hf(folder).params, load_tokenizer(folder)
-        params = params | {"decoder": stack_layers(params["decoder"])} if model.config.scan_layers else params
-    else:
-        trained = open_trained(init, mesh, report)
-        params, theirs = trained.params, trained.tokenizer
+    if not init.startswith(FOREIGN):
+        return load_params(model, tokenizer, init, mesh, report)
+    folder = init.removeprefix(FOREIGN)
     require(
-        identity(tokenizer) == identity(theirs),
+        identity(tokenizer) == identity(load_tokenizer(folder)),
         f"--init={init} was trained with another vocabulary than this text is cut into: leave --tokenizer out, or "
         "prepare the text with its vocabulary",
     )
-    return params if not init.startswith(FOREIGN) else _placed(params, fresh, mesh)
-
-
-def _placed(params: PyTree, fresh: PyTree, mesh: Mesh) -> PyTree:
+    params = read_hf(folder).params
+    params = params | {"decoder": stack_layers(params["decoder"])} if model.config.scan_layers else params
     values = by_path(params)
 
     def place(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:

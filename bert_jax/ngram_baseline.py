@@ -17,7 +17,7 @@ from bert_jax.corpus import Corpus
 from bert_jax.packed_texts import framed
 
 ORDER = 5
-MOST_TOKENS = 10_000_000  # of the training text that are counted, the first ones: some 3 GB at the most
+MOST_TOKENS = 10_000_000  # of the training text that are counted, the first ones; each needs some 200 bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,7 @@ class Stack(nn.Module):
           x: hidden states; with a cache, of new tokens alone.
           segments: tokens attend to those with the same number; padding has 0. By default all are of one.
           train: whether dropout is on.
-          cache: of the tokens before, with room for the new ones: that there is some is not checked.
+          cache: of the tokens before, for a causal stack; that there is room for the new ones is not checked.
         Returns:
           Hidden states; with a cache also the cache with the new tokens in it.
         """

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax.config import BASE
 from bert_jax.gpt import Gpt, decode_step, prefill
 from bert_jax.gpt_config import SIZES
 from bert_jax.gpt_tasks import initial_params
@@ -200,3 +201,10 @@ def test_parameters_start_as_in_the_original(scan_layers):
         deviation = 0.02 / (6**0.5 if ends_branch else 1)
         assert leaf.std() == pytest.approx(deviation, rel=0.05), path
         assert np.abs(leaf).max() > 2.5 * deviation, path  # not cut off
+
+
+def test_each_family_looks_its_own_way():
+    with pytest.raises(UserError, match="--causal=False"):
+        changed(causal=False)
+    with pytest.raises(UserError, match="--causal=True"):
+        dataclasses.replace(BASE, causal=True)

@@ -11,6 +11,7 @@ import pytest
 from bert_jax.gpt import Gpt
 from bert_jax.gpt_pretraining import open_trained
 from bert_jax.gpt_tasks import initial_params, next_token_loss
+from core_jax.errors import UserError
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import parse_mesh
 from core_jax.train import create_state, make_step
@@ -113,9 +114,10 @@ def test_scores_stand_beside_those_of_the_baseline(workdir, capsys):
     assert f"{found['loss']:.4f}" in capsys.readouterr().out
 
 
-def test_other_commands_say_that_a_gpt_is_not_theirs(workdir):
-    for main, arguments in ((predict.main, ["a [MASK]"]), (embed.main, ["--output=x.npy", "--data=sample"])):
-        with pytest.raises(Exception, match="is a GPT"):
+def test_other_commands_say_that_a_gpt_is_not_theirs(workdir, tmp_path):
+    output = f"--output={tmp_path / 'x.npy'}"
+    for main, arguments in ((predict.main, ["a [MASK]"]), (embed.main, [output, "--data=sample"])):
+        with pytest.raises(UserError, match="is a GPT"):
             main([f"--init={workdir}", *arguments])
 
 
@@ -123,10 +125,10 @@ def test_other_commands_say_that_a_gpt_is_not_theirs(workdir):
 def test_there_and_back_through_a_folder_of_transformers(workdir, text, tmp_path, capsys):
     pytest.importorskip("transformers")
     assert convert.main([str(workdir), f"hf:{tmp_path / 'hf'}", "--verify"]) == 0
-    changes = {"init": f"hf:{tmp_path / 'hf'}", "learning_rate": 0.0, "steps": 1}
-    assert pretrain.main(command(tmp_path / "again", text, **changes)) == 0
-    one, other = (
-        open_trained(str(place), parse_mesh("data:1"), report=pytest.fail) for place in (workdir, tmp_path / "again")
-    )
-    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
-    assert summary(tmp_path / "again")["loss"] == pytest.approx(summary(workdir)["loss"])
+    for name, init in (("foreign", f"hf:{tmp_path / 'hf'}"), ("own", workdir)):
+        assert pretrain.main(command(tmp_path / name, text, init=init, learning_rate=0.0, steps=1)) == 0
+        one, other = (
+            open_trained(str(place), parse_mesh("data:1"), report=pytest.fail) for place in (workdir, tmp_path / name)
+        )
+        jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+        assert summary(tmp_path / name)["loss"] == pytest.approx(summary(workdir)["loss"])
