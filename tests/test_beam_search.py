@@ -70,6 +70,7 @@ def test_one_beam_is_greedy():
     assert [beams[0][0] for beams in found] == greedy
 
 
+@pytest.mark.slow
 def test_prompts_that_fill_up_change_nothing():
     searcher = BeamSearcher(
         toy_step, take_toy_rows, BeamSettings(beams=3, early_stopping="True"), LogitFilters(), (5, 9)
@@ -133,17 +134,17 @@ def prompts_of(seed, side):
     return padded(random_tokens(len(LENGTHS), max(LENGTHS), seed, CONFIG), LENGTHS, side, filler=1)
 
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CASES = [
     (0, "left", {"length_penalty": 1.0, "early_stopping": False}, 4),
-    slow(1, "right", {"length_penalty": 2.0, "early_stopping": True}, 3),
-    slow(2, "left", {"length_penalty": -1.0, "early_stopping": "never"}, 4),
-    slow(3, "right", {"length_penalty": 0.5, "early_stopping": "never"}, 2),
-    slow(4, "left", {"length_penalty": 0.0, "early_stopping": False}, 5),
-    slow(5, "right", {"length_penalty": 1.0, "early_stopping": True}, 2),
+    (1, "right", {"length_penalty": 2.0, "early_stopping": True}, 3),
+    (2, "left", {"length_penalty": -1.0, "early_stopping": "never"}, 4),
+    (3, "right", {"length_penalty": 0.5, "early_stopping": "never"}, 2),
+    (4, "left", {"length_penalty": 0.0, "early_stopping": False}, 5),
+    (5, "right", {"length_penalty": 1.0, "early_stopping": True}, 2),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "side", "options", "beams"), CASES)
 def test_beams_are_the_peers(seed, side, options, beams):
     ends, limit = (5, 23), 14
