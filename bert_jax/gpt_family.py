@@ -33,7 +33,7 @@ class GptFamily:
         shown=("loss", "next_accuracy", "useful_tokens_per_second", "mfu"),
         unit="tokens",
         speed="useful_tokens_per_second",
-        next_command="evaluate --init={workdir}",
+        next_command='generate --init={workdir} "the capital of france is"',
     )
 
     def adopt(self, config: GptPretraining, report: Report) -> GptPretraining:

@@ -50,7 +50,10 @@ def main(arguments: list[str]) -> int:
     if is_fine_tuned(flags.init):
         place = flags.input or ("" if flags.texts or sys.stdin.isatty() else "-")
         return label_texts.label(flags.init, flags.texts, place, flags.mesh)
-    require(not is_gpt(flags.init), f"{flags.init} is a GPT, which fills no masks; expected a BERT")
+    require(
+        not is_gpt(flags.init),
+        f"{flags.init} is a GPT, which fills no masks; type: python -m experiments.generate --init={flags.init} TEXT",
+    )
     require(bool(flags.texts), 'no text given; type one, such as "the capital of france is [MASK]."')
     fill_masks.fill(flags.init, flags.texts, flags.top)
     return 0

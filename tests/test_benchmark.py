@@ -7,12 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from bert_jax.gpt_config import SIZES
 from core_jax.errors import UserError
 from experiments.benchmark import __main__ as benchmark
 from experiments.benchmark import report
+from experiments.benchmark.generation_material import make_generation_material
 from experiments.benchmark.labelled_material import LabelledSource, make_labelled_material
 from experiments.benchmark.material import make_material
-from experiments.benchmark.modes import IMAGES, LABELLED, MODES, TASKS, Task, parse_modes
+from experiments.benchmark.modes import GENERATION, IMAGES, LABELLED, MODES, TASKS, Task, parse_modes
 from experiments.benchmark.our_labels import embedding_rows, tuning_rows
 from experiments.benchmark.ours import count_useful, load_rows
 from experiments.benchmark.pairs import IGNORED, group_by_length, load_pairs, pad_to_longest, useful_tokens
@@ -61,10 +63,19 @@ def image_folder(tmp_path_factory):
     return place
 
 
+@pytest.fixture(scope="module")
+def generation_folder(tmp_path_factory):
+    place = str(tmp_path_factory.mktemp("generation"))
+    small = dataclasses.replace(SIZES["gpt-mini"], width=32, depth=2, heads=2, mlp_width=64, vocab_size=500)
+    make_generation_material(place, small, [LENGTH])
+    return place
+
+
 @pytest.fixture
-def place_of(folder, labelled_folder, image_folder):
+def place_of(folder, labelled_folder, image_folder, generation_folder):
     """The folder of a task."""
-    return lambda task: labelled_folder if task in LABELLED else image_folder if task in IMAGES else folder
+    others = dict.fromkeys(LABELLED, labelled_folder) | dict.fromkeys(IMAGES, image_folder)
+    return lambda task: (others | {GENERATION: generation_folder}).get(task, folder)
 
 
 class StillWorkplace(Workplace):
@@ -188,6 +199,7 @@ def test_texts_to_embed_stand_in_full_rows_of_one_shape(labelled_folder):
         "--rounds=0",
         "--peer=nobody",
         "--sequence_lengths=x",
+        "--generation_batches=0",
         "--tasks=a",
         "--tasks=embedding",
     ],
@@ -236,7 +248,7 @@ def test_ours_alone_end_to_end(tmp_path):
     assert cell["peak_bytes"]["ours-float32"] > 10**8
 
 
-@pytest.mark.parametrize("task", [*TASKS, *IMAGES])
+@pytest.mark.parametrize("task", [*TASKS, *IMAGES, GENERATION])
 def test_with_equal_weights_both_sides_compute_the_same(place_of, task):
     pytest.importorskip("transformers")
 

@@ -18,13 +18,15 @@ from importlib import metadata
 import jax
 
 from bert_jax.config import PRESETS
+from bert_jax.gpt_config import SIZES
 from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.workdir import write_atomically
 from experiments.benchmark import report
+from experiments.benchmark.generation_material import make_generation_material
 from experiments.benchmark.labelled_material import LabelledSource, make_labelled_material
 from experiments.benchmark.material import make_material
-from experiments.benchmark.modes import IMAGES, LABELLED, TASKS, Mode, Task, parse_modes
+from experiments.benchmark.modes import GENERATION, IMAGES, LABELLED, TASKS, Mode, Task, parse_modes
 from experiments.benchmark.turns import WorkerError, measure
 from experiments.benchmark.vit_material import IMAGE_PRESETS, make_vit_material
 from experiments.benchmark.workplace import Workplace
@@ -38,8 +40,9 @@ LIBRARIES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
 class Benchmark:
     """Measures useful tokens, or images, a second of ours and of transformers, on this CPU."""
 
-    preset: str = "bert-base"  # size of the model, such as bert-tiny for a quick look, or vit-b16
+    preset: str = "bert-base"  # size of the model, such as bert-tiny for a quick look, vit-b16, or gpt2-small
     sequence_lengths: str = "128,512"  # tokens of our rows, and the most of a pair; images have their preset's size
+    generation_batches: str = "1,16"  # of a GPT, which is measured in generation alone: prompts at once
     rounds: int = 3  # turns of every mode; medians and ranges are over them
     batch_size: int = 1024  # positions of our rows in a step; the peer's batch is the very pairs that stand in them
     tasks: str = "training,inference"  # what is measured: these, finetuning and embedding
@@ -54,7 +57,7 @@ class Benchmark:
     output: str = ""  # file for all figures, as JSON
 
     def __post_init__(self):
-        presets = (*PRESETS, *IMAGE_PRESETS)
+        presets = (*PRESETS, *IMAGE_PRESETS, *SIZES)
         require(self.preset in presets, f"--preset={self.preset}: expected one of {', '.join(presets)}")
         require(self.rounds > 0, f"--rounds={self.rounds}: expected 1 or more")
         require(self.batch_size > 0, f"--batch_size={self.batch_size}: expected 1 or more")
@@ -66,6 +69,10 @@ class Benchmark:
         require(
             set(self.tasks.split(",")) <= set(TASKS),
             f"--tasks={self.tasks}: expected some of {', '.join(TASKS)}, with a comma between",
+        )
+        require(
+            all(part.isdigit() and int(part) > 0 for part in self.generation_batches.split(",")),
+            f"--generation_batches={self.generation_batches}: expected numbers of 1 or more, such as 1,16",
         )
         require(
             not self.is_of_images or not set(self.tasks.split(",")) & set(LABELLED),
@@ -84,14 +91,23 @@ class Benchmark:
         return self.preset in IMAGE_PRESETS
 
     @property
+    def is_generation(self) -> bool:
+        """Whether the model is a GPT."""
+        return self.preset in SIZES
+
+    @property
     def lengths(self) -> list[int]:
-        """`sequence_lengths` as numbers, or the pixels of an image's side."""
+        """`sequence_lengths` as numbers, the pixels of an image's side, or the prompts of a batch."""
+        if self.is_generation:
+            return [int(part) for part in self.generation_batches.split(",")]
         if self.is_of_images:
             return [IMAGE_PRESETS[self.preset].model.height]
         return [int(part) for part in self.sequence_lengths.split(",")]
 
     def chosen_tasks(self) -> list[Task]:
-        """`tasks` in our order, of images those of images."""
+        """`tasks` in our order, of images those of images; a GPT has one."""
+        if self.is_generation:
+            return [GENERATION]
         wanted = self.tasks.split(",")
         if self.is_of_images:
             return [task for task in IMAGES if task.removeprefix("image ") in wanted]
@@ -130,6 +146,9 @@ def prepare(flags: Benchmark, folder: str) -> None:
         peer = flags.peer != "none"
         make_vit_material(folder, IMAGE_PRESETS[flags.preset], flags.batch_size, peer=peer)
         return
+    if flags.is_generation:
+        make_generation_material(folder, SIZES[flags.preset], flags.lengths)
+        return
     text_folder = os.path.join(flags.text_folder, flags.preset)
     os.makedirs(text_folder, exist_ok=True)
     labelled: list[Task] = [task for task in flags.chosen_tasks() if task in LABELLED]
@@ -151,7 +170,8 @@ def measure_cell(modes: list[Mode], work: Workplace, rounds: int) -> report.Cell
     if disagreements:
         say("\n".join(["error: no ratios, since the sides do not compute the same:", *disagreements]))
         return None
-    size = f"{work.sequence_length} {'pixels' if work.task in IMAGES else 'tokens'}"
+    unit = "at once" if work.task == GENERATION else "pixels" if work.task in IMAGES else "tokens"
+    size = f"{work.sequence_length} {unit}"
     print_table(f"{work.task}, {size}", report.columns(cell), report.table(cell))
     return cell
 

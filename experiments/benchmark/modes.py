@@ -5,10 +5,12 @@ from typing import Literal
 
 from core_jax.errors import UserError
 
-Task = Literal["training", "inference", "finetuning", "embedding", "image training", "image inference"]
+Task = Literal["training", "inference", "finetuning", "embedding", "image training", "image inference", "generation"]
 TASKS: tuple[Task, ...] = ("training", "inference", "finetuning", "embedding")  # of BERT
 LABELLED: tuple[Task, ...] = ("finetuning", "embedding")  # which read whole texts, not pairs with hidden words
 IMAGES: tuple[Task, ...] = ("image training", "image inference")  # of ViT
+GENERATION: Task = "generation"  # of GPT
+PROMPT, NEW = 64, 64  # of generation: tokens of a prompt, and those that follow it
 OURS = "ours"
 
 

@@ -13,12 +13,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.benchmark.modes import IMAGES, LABELLED, MODES, Mode
+from experiments.benchmark.modes import GENERATION, IMAGES, LABELLED, MODES, Mode
 from experiments.benchmark.workplace import Workplace
 
 
 def open_side(mode: Mode, work: Workplace) -> Any:
     """Ours or the peer's; only one of them is ever imported in a process."""
+    if work.task == GENERATION:
+        if mode.is_ours:
+            from experiments.benchmark.our_generation import OurGeneration
+
+            return OurGeneration.open(mode, work)
+        from experiments.benchmark.peer_generation import PeerGeneration
+
+        return PeerGeneration.open(mode, work)
     if work.task in LABELLED:
         if mode.is_ours:
             from experiments.benchmark.our_labels import OurLabels

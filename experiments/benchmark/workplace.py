@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import BertPretraining
+from bert_jax.gpt_config import GptConfig
 from core_jax.config import from_json, to_json
-from experiments.benchmark.modes import IMAGES, LABELLED, Task
+from experiments.benchmark.modes import GENERATION, IMAGES, LABELLED, Task
 from vit_jax.presets import VitPretraining
 
 
@@ -19,7 +20,7 @@ class Workplace:
 
     folder: str
     task: Task
-    sequence_length: int  # of images: pixels of a side
+    sequence_length: int  # of images: pixels of a side; of generation: prompts at once
 
     @property
     def pairs_file(self) -> pathlib.Path:
@@ -34,6 +35,8 @@ class Workplace:
 
     @property
     def _model(self) -> str:
+        if self.task == GENERATION:
+            return GENERATION
         return "labels" if self.task in LABELLED else "images" if self.task in IMAGES else "pretraining"
 
     @property
@@ -42,8 +45,13 @@ class Workplace:
         return pathlib.Path(self.folder, "images.npz")
 
     @property
+    def prompts_file(self) -> pathlib.Path:
+        """Tokens of prompts, [batches, prompts at once, tokens]."""
+        return pathlib.Path(self.folder, f"prompts_{self.sequence_length}.npy")
+
+    @property
     def peer_folder(self) -> pathlib.Path:
-        """Our ViT as `transformers` opens it."""
+        """Our ViT or GPT as `transformers` opens it."""
         return pathlib.Path(self.folder, "peer")
 
     @property
@@ -56,13 +64,13 @@ class Workplace:
         """The model and the recipe, and the id of the padding."""
         return pathlib.Path(self.folder, f"{self._model}_config_{self.sequence_length}.json")
 
-    def save_config(self, config: BertPretraining | VitPretraining, pad_id: int | None = None) -> None:
+    def save_config(self, config: BertPretraining | VitPretraining | GptConfig, pad_id: int | None = None) -> None:
         """Writes what both sides compute."""
         self.config_file.write_text(json.dumps({"config": to_json(config), "pad_id": pad_id}))
 
     def config(self) -> Any:
-        """What both sides compute: a `VitPretraining` of images, a `BertPretraining` otherwise."""
-        kind = VitPretraining if self.task in IMAGES else BertPretraining
+        """What both sides compute: a `VitPretraining` of images, a `GptConfig`, a `BertPretraining` otherwise."""
+        kind = GptConfig if self.task == GENERATION else VitPretraining if self.task in IMAGES else BertPretraining
         return from_json(kind, json.loads(self.config_file.read_text())["config"])
 
     @property
