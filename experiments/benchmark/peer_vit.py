@@ -18,8 +18,14 @@ class PeerVit(Peer):
     def open(cls, mode: Mode, work: Workplace) -> "PeerVit":
         """Opens the model and, for training, makes its optimizer."""
         transformers.utils.logging.disable_progress_bar()
-        kind = transformers.ViTForImageClassification
-        model: Any = kind.from_pretrained(work.peer_folder, attn_implementation="sdpa", dtype="float32")
+        ours = work.config().model
+        model: Any = transformers.ViTForImageClassification.from_pretrained(
+            work.peer_folder,
+            attn_implementation="sdpa",
+            dtype="float32",
+            hidden_dropout_prob=ours.dropout,
+            attention_probs_dropout_prob=ours.attention_dropout,
+        )
         optimizer = None
         if work.task == "image training":
             optimizer = make_optimizer(model.train(), work.config().optimizer)
