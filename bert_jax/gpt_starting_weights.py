@@ -1,6 +1,5 @@
 """What --init of a GPT names: the work folder of a run, or hf:DIR of `transformers`."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from bert_jax.pretraining import identity
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.checkpoints import check_saved
-from core_jax.config import require
+from core_jax.config import adopt_fields, require
 from core_jax.sharding import by_path, path_name, tree_shardings
 from core_jax.transformer import stack_layers
 from core_jax.workdir import read_config
@@ -43,11 +42,7 @@ def adopt_architecture(config: GptPretraining, report: Callable[[str], None]) ->
     if not config.init:
         return config
     theirs = architecture_of(config.init)
-    values = {name: getattr(theirs, name) for name in ARCHITECTURE}
-    changed = [f"{name} {value}" for name, value in values.items() if value != getattr(config.model, name)]
-    if changed:
-        report(f"--init={config.init} sets, instead of {config.preset}: {', '.join(changed)}")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **values))
+    return adopt_fields(config, {"model": {name: getattr(theirs, name) for name in ARCHITECTURE}}, report)
 
 
 def architecture_of(init: str) -> GptConfig:

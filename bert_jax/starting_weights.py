@@ -1,6 +1,5 @@
 """What --init names: a work folder, hf:DIR of `transformers`, or tf:PREFIX of the original BERT."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from bert_jax.tensorflow_weights import read_tf
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.weights import HEADS, Imported, read_hf
 from core_jax.checkpoints import check_saved
-from core_jax.config import require
+from core_jax.config import adopt_fields, require
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, path_name, tree_shardings
 from core_jax.transformer import stack_layers
@@ -55,11 +54,7 @@ def adopt_architecture(config: BertPretraining, report: Callable[[str], None]) -
     if not config.init:
         return config
     theirs = architecture_of(config.init)
-    values = {name: getattr(theirs, name) for name in ARCHITECTURE}
-    changed = [f"{name} {value}" for name, value in values.items() if value != getattr(config.model, name)]
-    if changed:
-        report(f"--init={config.init} sets, instead of {config.preset}: {', '.join(changed)}")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **values))
+    return adopt_fields(config, {"model": {name: getattr(theirs, name) for name in ARCHITECTURE}}, report)
 
 
 def architecture_of(init: str) -> BertConfig:

@@ -6,6 +6,7 @@ The comment beside a field is its `--help` text.
 import dataclasses
 import json
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from core_jax.errors import UserError
@@ -209,3 +210,24 @@ def differences(ours: Any, theirs: Any) -> dict[str, tuple[Any, Any]]:
         elif pair[0] != pair[1] and not field.metadata.get("elastic"):
             found[field.name] = pair
     return found
+
+
+def adopt_fields(config: Config, found: Mapping[str, Mapping[str, Any]], report: Callable[[str], None]) -> Config:
+    """A configuration with what its --init sets.
+
+    Args:
+      config: with a `preset` and an `init`.
+      found: by part of the configuration, such as model: fields and what they are at `init`.
+      report: is told which differed.
+    """
+    parts: Any = {part: getattr(config, part) for part in found}
+    changed = [
+        f"{name} {value}"
+        for part, values in found.items()
+        for name, value in values.items()
+        if value != getattr(parts[part], name)
+    ]
+    named: Any = config
+    if changed:
+        report(f"--init={named.init} sets, instead of {named.preset}: {', '.join(changed)}")
+    return dataclasses.replace(named, **{part: dataclasses.replace(parts[part], **found[part]) for part in found})

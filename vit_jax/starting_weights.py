@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from core_jax.checkpoints import check_saved
-from core_jax.config import require
+from core_jax.config import adopt_fields, require
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, path_name, tree_shardings
 from core_jax.trained import trained_params
@@ -116,15 +116,8 @@ def adopt_architecture(config: VitPretraining, report: Callable[[str], None]) ->
     if not config.init:
         return config
     theirs, normalization = architecture_of(config.init)
-    values = {name: getattr(theirs, name) for name in ARCHITECTURE}
-    model = dataclasses.replace(config.model, **values)
-    images = dataclasses.replace(config.images, normalization=normalization)
-    changed = [f"{name} {value}" for name, value in values.items() if value != getattr(config.model, name)]
-    if normalization != config.images.normalization:
-        changed.append(f"normalization {normalization}")
-    if changed:
-        report(f"--init={config.init} sets, instead of {config.preset}: {', '.join(changed)}")
-    return dataclasses.replace(config, model=model, images=images)
+    model = {name: getattr(theirs, name) for name in ARCHITECTURE}
+    return adopt_fields(config, {"model": model, "images": {"normalization": normalization}}, report)
 
 
 def check_init(init: str) -> None:
