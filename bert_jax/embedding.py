@@ -18,7 +18,7 @@ from bert_jax.labelled_rows import LabelledTexts, on_devices, shards, unlabelled
 from bert_jax.labelled_texts import join_pair
 from bert_jax.model import Bert
 from bert_jax.tokenizer import Tokenizer
-from core_jax.layers import compute_dtype
+from core_jax.layers import compute_dtype, in_compute_dtype
 
 Pooling = Literal["mean", "cls", "max"]
 
@@ -26,7 +26,7 @@ Pooling = Literal["mean", "cls", "max"]
 def encoder_params(params: PyTree, config: BertConfig) -> PyTree:
     """Those of `Bert` that an embedder reads, kernels and tables in the type of computation: no batch converts them."""
     encoder = {name: value for name, value in params.items() if name != "pooler"}
-    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype(config)) if leaf.ndim > 1 else leaf, encoder)
+    return in_compute_dtype(encoder, compute_dtype(config))
 
 
 def make_embedder(

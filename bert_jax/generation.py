@@ -19,7 +19,7 @@ from bert_jax.gpt import Gpt, decode_step, prefill
 from core_jax.beam_search import BeamSearcher, Finished
 from core_jax.decoding import CHUNK, Decoder, row_keys, tokens_seen
 from core_jax.key_value_cache import take_rows
-from core_jax.layers import compute_dtype
+from core_jax.layers import compute_dtype, in_compute_dtype
 from core_jax.sharding import batch_sharding
 
 QUICK_SECONDS = 0.05  # while so many tokens take less, twice as many are decoded before they are shown
@@ -83,9 +83,7 @@ class Generator:
           end_id: piece that ends a text.
         """
         self._model, self._settings, self._shape, self._mesh = model, settings, shape, mesh
-        dtype = compute_dtype(model.config)
-        # Kernels and tables in the type of computation: no step converts them again.
-        self._params = jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
+        self._params = in_compute_dtype(params, compute_dtype(model.config))
         self._pieces, self._end_id, self.speed = pieces, end_id, Speed()
         self._prefill = jax.jit(self._read_prompts)
 

@@ -1,6 +1,7 @@
 """From a configuration to everything that pretraining and using a GPT need: text, model and parameters."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -126,7 +127,8 @@ def make_evaluation(model: Gpt, text: TextRows, config: GptPretraining, mesh: Me
       token, and as no byte.
     """
     score = jax.jit(next_token_loss(model, train=False))
-    baseline: list[dict[str, float]] = []
+    size = functools.cache(lambda: _bytes_of(text.held_out_corpus, text.tokenizer))
+    baseline = functools.cache(lambda: _ngram_loss(text))
 
     def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
         found: list[Any] = []
@@ -136,10 +138,10 @@ def make_evaluation(model: Gpt, text: TextRows, config: GptPretraining, mesh: Me
                     return None
                 found.append(score(params, batch, jax.random.key(0))[1])
         values = means(jax.device_get(found))
-        if not baseline:
-            baseline.append(_describe_loss("ngram_", _ngram_loss(text), text))
         scores = {name: value for name, value in values.items() if name not in RATES and name != "next_loss"}
-        return Evaluated(_describe_loss("", values["next_loss"], text) | scores | baseline[0])
+        tokens = int(text.held_out.lengths.sum())
+        described = _describe_loss("", values["next_loss"], tokens, size())
+        return Evaluated(described | scores | _describe_loss("ngram_", baseline(), tokens, size()))
 
     return evaluate
 
@@ -149,9 +151,12 @@ def _ngram_loss(text: TextRows) -> float:
     return KneserNey(text.train_corpus, tokenizer.end_id, tokenizer.vocab_size).loss(text.held_out_corpus)
 
 
-def _describe_loss(prefix: str, loss: float, text: TextRows) -> dict[str, float]:
-    corpus, tokenizer = text.held_out_corpus, text.tokenizer
+def _bytes_of(corpus: Corpus, tokenizer: Tokenizer) -> int:
+    """Bytes of UTF-8 of the text that the tokens of a corpus spell."""
     texts = (tokenizer.decode(corpus.tokens(document).tolist()) for document in range(len(corpus)))
-    size = sum(len(text.encode()) for text in texts)
-    bits = loss * int(text.held_out.lengths.sum()) / math.log(2)
+    return sum(len(text.encode()) for text in texts)
+
+
+def _describe_loss(prefix: str, loss: float, tokens: int, size: int) -> dict[str, float]:
+    bits = loss * tokens / math.log(2)
     return {f"{prefix}loss": loss, f"{prefix}perplexity": math.exp(loss), f"{prefix}bits_per_byte": bits / size}

@@ -3,10 +3,8 @@
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -19,7 +17,7 @@ from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.checkpoints import check_saved
 from core_jax.config import adopt_fields, require
-from core_jax.sharding import by_path, path_name, tree_shardings
+from core_jax.sharding import by_path, place_like
 from core_jax.transformer import stack_layers
 from core_jax.workdir import read_config
 
@@ -92,11 +90,6 @@ def load_init(
         "prepare the text with its vocabulary",
     )
     params = read_hf(folder).params
-    params = params | {"decoder": stack_layers(params["decoder"])} if model.config.scan_layers else params
-    values = by_path(params)
-
-    def place(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
-        value = np.asarray(values[path_name(path)], leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: value[index])
-
-    return jax.tree.map_with_path(place, fresh, tree_shardings(fresh, mesh))
+    if model.config.scan_layers:
+        params = params | {"decoder": jax.device_get(stack_layers(params["decoder"]))}
+    return place_like(fresh, by_path(params), mesh)

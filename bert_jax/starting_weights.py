@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -21,7 +20,7 @@ from bert_jax.weights import HEADS, Imported, read_hf
 from core_jax.checkpoints import check_saved
 from core_jax.config import adopt_fields, require
 from core_jax.errors import UserError
-from core_jax.sharding import by_path, path_name, tree_shardings
+from core_jax.sharding import by_path, place_like
 from core_jax.transformer import stack_layers
 from core_jax.workdir import read_config
 
@@ -129,17 +128,9 @@ def complete(params: dict[str, Any], config: BertConfig, fresh: PyTree, mesh: Me
         encoder = jax.device_get(stack_layers(params["bert"]["encoder"]))
         params = params | {"bert": params["bert"] | {"encoder": encoder}}
     theirs = by_path(params)
-
-    def choose(path: Any, leaf: jax.Array, sharding: Any) -> jax.Array:
-        value = theirs.get(path_name(path))
-        if value is None:
-            return leaf
-        value = np.asarray(value, leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: value[index])
-
     absent = by_path(fresh).keys() - theirs.keys()
     lacking = [head for head in HEADS if any(path.startswith(head + "/") for path in absent)]
-    return jax.tree.map_with_path(choose, fresh, tree_shardings(fresh, mesh)), lacking
+    return place_like(fresh, theirs, mesh), lacking
 
 
 def check_sizes(init: str, imported: Imported) -> None:

@@ -5,7 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from core_jax.config import TransformerConfig
 from core_jax.gelu import exact_gelu
@@ -18,6 +18,11 @@ def compute_dtype(config: TransformerConfig) -> jnp.dtype:
     if config.dtype == "auto":
         return jnp.dtype(jnp.float32 if target_platform() == "cpu" else jnp.bfloat16)
     return jnp.dtype(config.dtype)
+
+
+def in_compute_dtype(params: PyTree, dtype: DTypeLike) -> PyTree:
+    """Parameters with kernels and tables in the type of computation, so that no pass converts them again."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
 
 
 def initializer(config: TransformerConfig, *, ends_branch: bool = False) -> jax.nn.initializers.Initializer:

@@ -132,6 +132,28 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def place_like(fresh: PyTree, values: Mapping[str, Any], mesh: Mesh) -> PyTree:
+    """Fresh parameters with given ones in their places.
+
+    Args:
+      fresh: on the mesh.
+      values: by path, of the shapes of `fresh`, on the host or on devices. Of one on the host every process puts its
+        own part on the mesh, in the type of the fresh one.
+      mesh: where all go.
+    Returns:
+      Parameters like `fresh`; those that are not given are the fresh ones.
+    """
+
+    def place(path: Any, leaf: Array, sharding: NamedSharding) -> Array:
+        value = values.get(path_name(path), leaf)
+        if isinstance(value, jax.Array):
+            return jax.device_put(value, sharding)
+        value = np.asarray(value, leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map_with_path(place, fresh, tree_shardings(fresh, mesh))
+
+
 def check_mesh(mesh: Mesh, shapes: PyTree, batch_size: int, accumulation_steps: int = 1) -> None:
     """Refuses a mesh that does not divide the model or the batch, before anything is compiled.
 

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -13,7 +12,7 @@ from jaxtyping import PyTree
 from core_jax.checkpoints import check_saved
 from core_jax.config import adopt_fields, require
 from core_jax.errors import UserError
-from core_jax.sharding import by_path, path_name, tree_shardings
+from core_jax.sharding import by_path, place_like
 from core_jax.trained import trained_params
 from core_jax.transformer import stack_layers, unstack_layers
 from core_jax.workdir import read_config
@@ -169,17 +168,7 @@ def load_init(
     kept = {name: value for name, value in params.items() if name in fresh}
     theirs = by_path(kept | {name: fresh[name] for name in lacking})
     _check_shapes(init, theirs, by_path(fresh))
-    return jax.tree.map_with_path(
-        lambda path, leaf, place: _put(theirs[path_name(path)], leaf, place), fresh, tree_shardings(fresh, mesh)
-    )
-
-
-def _put(value: Any, leaf: jax.Array, place: Any) -> jax.Array:
-    """A value on the mesh; of one on the host every process puts its own part there."""
-    if isinstance(value, jax.Array):
-        return jax.device_put(value, place)
-    value = np.asarray(value, leaf.dtype)
-    return jax.make_array_from_callback(leaf.shape, place, lambda index: value[index])
+    return place_like(fresh, theirs, mesh)
 
 
 def _check_shapes(init: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 from bert_jax.generation import Generator
 from bert_jax.generation_settings import GenerationSettings, Shape
 from bert_jax.gpt import Gpt, decode_step, prefill
+from core_jax.layers import in_compute_dtype
 from core_jax.sharding import nested, parse_mesh
 from experiments.benchmark.modes import NEW, PROMPT, Mode
-from experiments.benchmark.ours import kernels_in
 from experiments.benchmark.workplace import Workplace
 
 NO_END = -1  # every text has as many tokens
@@ -32,7 +32,7 @@ class OurGeneration:
     def open(cls, mode: Mode, work: Workplace) -> "OurGeneration":
         """Loads the weights."""
         model = Gpt(dataclasses.replace(work.config(), dtype=mode.dtype))
-        params = kernels_in(jax.tree.map(jnp.asarray, nested(work.weights())), mode.dtype)
+        params = in_compute_dtype(jax.tree.map(jnp.asarray, nested(work.weights())), mode.dtype)
         mesh, settings = parse_mesh("data:1", jax.devices()[:1]), GenerationSettings(max_new_tokens=NEW)
         lengths = [PROMPT] * work.sequence_length
         shape = Shape.of(lengths, settings, model.config.maximum_positions, work.sequence_length, mesh)

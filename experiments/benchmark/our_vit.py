@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from core_jax.layers import in_compute_dtype
 from core_jax.sharding import nested
 from experiments.benchmark.modes import Mode
-from experiments.benchmark.ours import Ours, kernels_in, start_training
+from experiments.benchmark.ours import Ours, start_training
 from experiments.benchmark.vit_material import CLASSES
 from experiments.benchmark.workplace import Workplace
 from vit_jax.model import VitForClassification
@@ -27,7 +28,7 @@ class OurVit(Ours):
         params = jax.tree.map(jnp.asarray, nested(work.weights()))
         if work.task == "image inference":
             compute = jax.jit(lambda params, batch: model.apply({"params": params}, batch["images"]))
-            return cls(work, model, load_images(work), kernels_in(params, mode.dtype), compute)
+            return cls(work, model, load_images(work), in_compute_dtype(params, mode.dtype), compute)
         optimizer, state, shapes = start_training(config, params, initial_params(model))
         step = training_step(model, config.supervision, optimizer, shapes, 1)
         return cls(work, model, load_images(work), state, step)

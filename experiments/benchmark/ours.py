@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from bert_jax.model import BertForPretraining
 from bert_jax.tasks import INPUTS, PACKED_INPUTS, initial_params, pretraining_loss, training_step
+from core_jax.layers import in_compute_dtype
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import nested, parse_mesh, with_shardings
 from core_jax.train import State, abstract_state
@@ -49,7 +50,7 @@ class Ours:
         model = BertForPretraining(dataclasses.replace(config.model, dtype=mode.dtype))
         params = jax.tree.map(jnp.asarray, nested(work.weights()))
         if work.task == "inference":
-            return cls(work, model, load_rows(work), kernels_in(params, mode.dtype), pooled_states(model))
+            return cls(work, model, load_rows(work), in_compute_dtype(params, mode.dtype), pooled_states(model))
         optimizer, state, shapes = start_training(config, params, initial_params(model))
         return cls(work, model, load_rows(work), state, training_step(model, optimizer, shapes, 1))
 
@@ -115,8 +116,3 @@ def pooled_states(model: BertForPretraining) -> Callable[..., Any]:
 
     compiled = jax.jit(compute)
     return lambda params, batch: compiled(params, batch)[0]
-
-
-def kernels_in(params: PyTree, dtype: str) -> PyTree:
-    """Parameters with kernels and tables in the type of computation, so that a pass does not convert them again."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
