@@ -5,7 +5,15 @@ import json
 import tokenizers
 from etils import epath
 
-from bert_jax.tokenizer import SPECIAL_PIECES, UNUSED_PIECE, ByteLevelBpe, SentencePiece, Tokenizer, WordPiece
+from bert_jax.tokenizer import (
+    END_OF_TEXT,
+    SPECIAL_PIECES,
+    UNUSED_PIECE,
+    ByteLevelBpe,
+    SentencePiece,
+    Tokenizer,
+    WordPiece,
+)
 from core_jax.errors import UserError
 
 BYTE_LEVEL = "byte-level BPE"
@@ -86,8 +94,14 @@ def _load_merges(file: epath.Path) -> Tokenizer:
     lines = [line.split(" ") for line in merges.read_text().split("\n") if line and not line.startswith("#version")]
     if any(len(line) != 2 for line in lines):
         raise ValueError("a line of merges.txt is no pair of pieces")
+    vocabulary = json.loads(file.read_text())
+    if END_OF_TEXT not in vocabulary:  # the library would add it, under an id that another piece may have
+        raise UserError(
+            f"the vocabulary of {len(vocabulary)} pieces lacks {END_OF_TEXT}; expected that of GPT-2, or let one be "
+            "trained"
+        )
     try:
-        model = tokenizers.models.BPE(json.loads(file.read_text()), [(first, second) for first, second in lines])
+        model = tokenizers.models.BPE(vocabulary, [(first, second) for first, second in lines])
         return ByteLevelBpe.from_model(model)
     except UserError:
         raise
