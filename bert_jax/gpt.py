@@ -18,6 +18,7 @@ from core_jax.embeddings import TokenEmbeddings
 from core_jax.heads import gather_positions
 from core_jax.key_value_cache import KeyValueCache, empty_cache, extend_cache
 from core_jax.layers import compute_dtype
+from core_jax.multihead_attention import Others
 from core_jax.transformer import Stack
 
 Tokens = Int[Array, "B T"]
@@ -35,7 +36,13 @@ class Gpt(nn.Module):
         self.decoder = Stack(config)
 
     def __call__(
-        self, tokens: Tokens, segments: Tokens | None = None, positions: Tokens | None = None, *, train: bool = False
+        self,
+        tokens: Tokens,
+        segments: Tokens | None = None,
+        positions: Tokens | None = None,
+        *,
+        train: bool = False,
+        others: Others | None = None,
     ) -> Float[Array, "B T V"]:
         """The logits of what follows each token.
 
@@ -45,8 +52,9 @@ class Gpt(nn.Module):
             By default a row is one text.
           positions: places in the position table; by default a row's tokens count 0, 1, ... without its padding.
           train: whether dropout is on (it needs the "dropout" randomness).
+          others: what the tokens look at besides each other, as in the decoder of an encoder-decoder.
         """
-        return self.decode(self.read(tokens, segments, positions, train=train))
+        return self.decode(self.read(tokens, segments, positions, train=train, others=others))
 
     @overload
     def read(
@@ -57,6 +65,7 @@ class Gpt(nn.Module):
         *,
         train: bool = False,
         cache: None = None,
+        others: Others | None = None,
     ) -> Float[Array, "B T D"]: ...
 
     @overload
@@ -68,6 +77,7 @@ class Gpt(nn.Module):
         *,
         train: bool = False,
         cache: KeyValueCache,
+        others: Others | None = None,
     ) -> tuple[Float[Array, "B T D"], KeyValueCache]: ...
 
     def read(
@@ -78,12 +88,14 @@ class Gpt(nn.Module):
         *,
         train: bool = False,
         cache: KeyValueCache | None = None,
+        others: Others | None = None,
     ) -> Float[Array, "B T D"] | tuple[Float[Array, "B T D"], KeyValueCache]:
         """The hidden states of the last layer.
 
         Args:
           tokens, segments, positions, train: as above; with a cache, of new tokens alone.
           cache: of the tokens before, which count in the positions of the new ones.
+          others: what the tokens look at besides each other; a cache keeps them for the tokens to come.
         Returns:
           Hidden states; with a cache also the cache with the new tokens in it.
         """
@@ -92,7 +104,7 @@ class Gpt(nn.Module):
             before = 0 if cache is None else jnp.sum(cache.segments > 0, axis=1, keepdims=True, dtype=tokens.dtype)
             positions = jnp.maximum(jnp.cumsum(real, axis=1) - 1 + before, 0)
         hidden = self.embeddings(tokens, positions, train=train)
-        return self.decoder(hidden, segments, train=train, cache=cache)
+        return self.decoder(hidden, segments, train=train, cache=cache, others=others)
 
     def decode(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """The product with every token's embedding."""
@@ -100,7 +112,12 @@ class Gpt(nn.Module):
 
 
 def prefill(
-    model: Gpt, params: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], capacity: int
+    model: Gpt,
+    params: PyTree,
+    tokens: Int[Array, "B T"],
+    valid: Bool[Array, "B T"],
+    capacity: int,
+    others: Others | None = None,
 ) -> tuple[Float[Array, "B V"], KeyValueCache]:
     """Reads prompts.
 
@@ -110,6 +127,7 @@ def prefill(
       tokens: one prompt a row, padded on either side with anything.
       valid: which of them are real; at least one in each row.
       capacity: S, the places of the cache: those of the prompts and one for each token to come.
+      others: what the tokens look at besides each other, those to come as well; its real ones are of segment 1.
     Returns:
       The logits, in float32, of what follows each row's last real token, and the cache of the prompts.
     Raises:
@@ -122,7 +140,7 @@ def prefill(
         f"the latter, and at most the {config.maximum_positions} positions of the model in all; shorten either",
     )
     cache = empty_cache(config, rows, length, compute_dtype(config))
-    hidden, cache = _apply(model, params, tokens, valid.astype(jnp.int32), cache=cache, method=Gpt.read)
+    hidden, cache = _apply(model, params, tokens, valid.astype(jnp.int32), cache=cache, others=others, method=Gpt.read)
     last = length - 1 - jnp.argmax(valid[:, ::-1], axis=1, keepdims=True)
     logits = _apply(model, params, gather_positions(hidden, last)[:, 0], method=Gpt.decode)
     return logits.astype(jnp.float32), extend_cache(cache, capacity)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from core_jax.config import TransformerConfig
 from core_jax.layers import Dense, dense, gelu, layer_norm
-from core_jax.multihead_attention import CrossAttention
+from core_jax.multihead_attention import CrossAttention, Others
 from core_jax.transformer import Mlp
 
 
@@ -82,7 +82,7 @@ class AttentionPooler(nn.Module):
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, config.width))
         query = jnp.broadcast_to(probe, (len(hidden), examples, config.width)).astype(hidden.dtype)
         asking = None if segments is None else jnp.broadcast_to(segment_numbers(examples)[None], query.shape[:2])
-        pooled = CrossAttention(config, name="attention")(query, hidden, asking, segments)
+        pooled, _ = CrossAttention(config, "xla", name="attention")(query, Others(hidden, segments), asking)
         return pooled + Mlp(config, name="mlp")(layer_norm(config, "norm")(pooled))
 
 

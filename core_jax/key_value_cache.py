@@ -3,7 +3,10 @@
 A cache is a plain tree of arrays, given to a function and returned by it. New tokens of all rows go into the same
 places; which of them are real is said by segment ids, so prompts of different lengths may be padded on either side.
 
-Axes: L layers, B rows, T new tokens, S places (the capacity), H heads, K width of a head, R rows taken.
+Where a model looks at others as well, such as a decoder at what its encoder read, their keys and values are computed
+once, when they come, and stay in the cache.
+
+Axes: L layers, B rows, T new tokens, S places (the capacity), O others, H heads, K width of a head, R rows taken.
 """
 
 import dataclasses
@@ -13,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from core_jax.attention import attention_weights
+from core_jax.attention import attention_weights, visible
 from core_jax.config import TransformerConfig
 from core_jax.sharding import BATCH_AXES, constrain
 
@@ -26,6 +29,8 @@ class KeysValues(NamedTuple):
 
     keys: Any  # Float[Array, "*L B H S K"]
     values: Any  # the same
+    other_keys: Any = None  # Float[Array, "*L B H O K"]; None where the layer looks at no others
+    other_values: Any = None  # the same
 
 
 @jax.tree_util.register_dataclass
@@ -36,6 +41,7 @@ class KeyValueCache:
     layers: dict[str, KeysValues]  # by block, as the parameters: `block_0`, `block_1`, ... or `blocks`
     segments: Any  # Int[Array, "B S"]: of the token in each place; 0 at padding and where there is none
     filled: Any  # Int[Array, ""]: how many places are taken, the same in all rows
+    other_segments: Any = None  # Int[Array, "B O"]; None where all of them are seen, or there are none
 
     @property
     def capacity(self) -> int:
@@ -49,6 +55,7 @@ class LayerCache(NamedTuple):
     before: KeysValues  # without the new tokens
     first: Int[Array, ""]  # place of the first new token
     visible: Bool[Array, "B 1 T S"]  # which places each new token sees
+    other_segments: Int[Array, "B O"] | None = None  # of the others that are in the cache
 
     @property
     def capacity(self) -> int:
@@ -79,14 +86,22 @@ def extend_cache(cache: KeyValueCache, capacity: int) -> KeyValueCache:
     """The same tokens in a cache of more places."""
     added = capacity - cache.capacity
     assert added >= 0, f"{capacity} places are fewer than {cache.capacity}"
-    layers = jax.tree.map(lambda x: jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, added), (0, 0)]), cache.layers)
-    return KeyValueCache(layers, jnp.pad(cache.segments, ((0, 0), (0, added))), cache.filled)
+
+    def extend(x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, added), (0, 0)])
+
+    layers = {
+        name: kept._replace(keys=extend(kept.keys), values=extend(kept.values)) for name, kept in cache.layers.items()
+    }
+    segments = jnp.pad(cache.segments, ((0, 0), (0, added)))
+    return dataclasses.replace(cache, layers=layers, segments=segments)
 
 
 def take_rows(cache: KeyValueCache, rows: Int[Array, " R"]) -> KeyValueCache:
     """The given rows of a cache, in that order; a row may come several times, as the beams of one prompt do."""
     layers = jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4), cache.layers)
-    return KeyValueCache(layers, jnp.take(cache.segments, rows, axis=0), cache.filled)
+    segments, others = jax.tree.map(lambda x: jnp.take(x, rows, axis=0), (cache.segments, cache.other_segments))
+    return KeyValueCache(layers, segments, cache.filled, others)
 
 
 def add_places(
@@ -106,7 +121,8 @@ def add_places(
     places = jax.lax.dynamic_update_slice(cache.segments, segments.astype(cache.segments.dtype), start)
     same = segments[:, :, None] == places[:, None, :]
     past = (first + jnp.arange(new))[:, None] >= jnp.arange(cache.capacity)[None, :]
-    return KeyValueCache(cache.layers, places, first + new), first, (same & past[None])[:, None]
+    after = dataclasses.replace(cache, segments=places, filled=first + new)
+    return after, first, (same & past[None])[:, None]
 
 
 def store(cache: LayerCache, key: Float[Array, "B T H K"], value: Float[Array, "B T H K"]) -> KeysValues:
@@ -118,7 +134,13 @@ def store(cache: LayerCache, key: Float[Array, "B T H K"], value: Float[Array, "
         after = jax.lax.dynamic_update_slice(before, new, (zero, zero, cache.first, zero))
         return constrain(after, BATCH_AXES, "tensor", None, None)
 
-    return KeysValues(put(cache.before.keys, key), put(cache.before.values, value))
+    return cache.before._replace(keys=put(cache.before.keys, key), values=put(cache.before.values, value))
+
+
+def keep_others(cache: LayerCache, key: Float[Array, "B O H K"], value: Float[Array, "B O H K"]) -> LayerCache:
+    """The cache of a layer, with the keys and values of what it looks at besides the tokens."""
+    keys, values = (constrain(jnp.swapaxes(new, 1, 2), BATCH_AXES, "tensor", None, None) for new in (key, value))
+    return cache._replace(before=cache.before._replace(other_keys=keys, other_values=values))
 
 
 def attend_cached(
@@ -133,5 +155,20 @@ def attend_cached(
       The means, in the dtype of `query`, zeros for a token that sees none; and all keys and values.
     """
     stored = store(cache, key, value)
-    weights = attention_weights(query, jnp.swapaxes(stored.keys, 1, 2), cache.visible)
-    return jnp.einsum("BHTS,BHSK->BTHK", weights.astype(query.dtype), stored.values), stored
+    return _weighted_mean(query, stored.keys, stored.values, cache.visible), stored
+
+
+def attend_kept_others(
+    query: Float[Array, "B T H K"], segments: Int[Array, "B T"] | None, cache: LayerCache
+) -> Float[Array, "B T H K"]:
+    """Gives every new token a weighted mean of the others' values in the cache, of those of its own segment."""
+    others = cache.other_segments
+    mask = visible(
+        query.shape[1], cache.before.other_keys.shape[2], None if others is None else segments, others, False
+    )
+    return _weighted_mean(query, cache.before.other_keys, cache.before.other_values, mask)
+
+
+def _weighted_mean(query, keys, values, mask):
+    weights = attention_weights(query, jnp.swapaxes(keys, 1, 2), mask)
+    return jnp.einsum("BHTS,BHSK->BTHK", weights.astype(query.dtype), values)

@@ -3,7 +3,7 @@
 Axes: B batch, T positions, S positions that are attended to, D width, H heads, K width of a head.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from core_jax.attention import attend, attend_joint, attention_weights, choose, visible
+from core_jax.attention import Implementation, attend, attend_joint, attention_weights, choose, visible
 from core_jax.config import TransformerConfig
-from core_jax.key_value_cache import KeysValues, LayerCache, attend_cached, store
+from core_jax.key_value_cache import KeysValues, LayerCache, attend_cached, attend_kept_others, keep_others, store
 from core_jax.layers import compute_dtype, initializer, layer_norm, linear
 from core_jax.splash_attention import ATTENTION_NAME
 
@@ -95,27 +95,64 @@ class Attention(nn.Module):
         return linear(mixed, *HeadProjection(config, merges=True, name="out")()), kept
 
 
+class Others(NamedTuple):
+    """What some positions look at besides themselves, such as a decoder at what its encoder read."""
+
+    hidden: Float[Array, "B S D"]
+    segments: Int[Array, "B S"] | None = None  # a position sees those of its own number; by default all
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention of some positions to others."""
 
     config: TransformerConfig
+    implementation: Implementation = "auto"
 
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "B T D"],
-        others: Float[Array, "B S D"],
+        x: Hidden,
+        others: Others | None,
         segments: Segments | None = None,
-        other_segments: Int[Array, "B S"] | None = None,
-    ) -> Hidden:
-        """A mean of `others`, of those of its own segment where there are segments, for each position of `x`."""
+        train: bool = False,
+        cache: LayerCache | None = None,
+    ) -> tuple[Hidden, LayerCache | None]:
+        """A mean of the others for each position.
+
+        Args:
+          x: states of the positions that look.
+          others: what they look at; without, those that the cache has kept.
+          segments: of `x`, where the others have some.
+          train: whether dropout is on.
+          cache: of the layer.
+        Returns:
+          The means, and the cache with the keys and values of the others in it.
+        """
         config, dtype = self.config, compute_dtype(self.config)
-        heads = lambda y: (*y.shape[:2], config.heads, -1)  # noqa: E731
-        sources = {"query": x.astype(dtype), "key": others.astype(dtype), "value": others.astype(dtype)}
-        query, key, value = (
-            linear(y, *HeadProjection(config, name=name)()).reshape(heads(y)) for name, y in sources.items()
-        )
-        mixed = attend(
-            query, key, value, query_segments=segments, key_segments=other_segments, implementation="xla"
-        ).reshape(x.shape)
-        return linear(mixed, *HeadProjection(config, merges=True, name="out")())
+
+        def project(y: Float[Array, "B S D"], name: str) -> Float[Array, "B S H K"]:
+            return linear(y, *HeadProjection(config, name=name)()).reshape(*y.shape[:2], config.heads, -1)
+
+        query = project(x.astype(dtype), "query")
+        if others is None:
+            assert cache is not None, "there is nothing to look at"
+            mixed = attend_kept_others(query, segments, cache)
+        else:
+            key, value = (project(others.hidden.astype(dtype), name) for name in ("key", "value"))
+            cache = None if cache is None else keep_others(cache, key, value)
+            asking = None if others.segments is None else segments
+            if self.is_mutable_collection("intermediates"):  # who looks at whom
+                mask = visible(x.shape[1], key.shape[1], asking, others.segments, causal=False)
+                self.sow("intermediates", "attention_weights", attention_weights(query, key, mask))
+            drops = train and config.attention_dropout > 0
+            mixed = attend(
+                query,
+                key,
+                value,
+                query_segments=asking,
+                key_segments=others.segments,
+                dropout_rate=config.attention_dropout,
+                dropout_key=self.make_rng("dropout") if drops else None,
+                implementation=self.implementation,
+            )
+        return linear(mixed.reshape(x.shape), *HeadProjection(config, merges=True, name="out")()), cache

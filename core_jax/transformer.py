@@ -15,7 +15,7 @@ from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_rows, drop_units
 from core_jax.key_value_cache import KeysValues, KeyValueCache, LayerCache, add_places
 from core_jax.layers import Dense, dense, gelu, initializer, layer_norm
-from core_jax.multihead_attention import Attention, Hidden, Segments
+from core_jax.multihead_attention import Attention, CrossAttention, Hidden, Others, Segments
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.splash_attention import ATTENTION_NAME
 
@@ -44,7 +44,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each a residual branch.
+    """Attention, attention to others where there are any, then MLP, each a residual branch.
 
     Source: post-norm as in Vaswani et al. 2017 and Devlin et al. 2018; pre-norm as in Dosovitskiy et al. 2020;
       LayerScale from Touvron et al. 2021, https://arxiv.org/abs/2103.17239; stochastic depth from Huang et al. 2016,
@@ -61,6 +61,7 @@ class Block(nn.Module):
         train: bool,
         depth_rate: Float[Array, ""] | None = None,
         cache: LayerCache | None = None,
+        others: Others | None = None,
     ) -> Hidden | tuple[Hidden, KeysValues | None]:
         """One layer; shapes stay as they are.
 
@@ -69,7 +70,8 @@ class Block(nn.Module):
           segments: tokens attend to those with the same number.
           train: whether dropout is on.
           depth_rate: the layer's probability of stochastic depth.
-          cache: of the tokens before.
+          cache: of the tokens before, and of the others that they looked at.
+          others: what the tokens look at besides each other.
         Returns:
           Hidden states; with a cache also all keys and values, the new ones included.
         """
@@ -92,6 +94,12 @@ class Block(nn.Module):
 
         mix = lambda y: attention(y, segments, train, cache)  # noqa: E731
         x, kept = residual(x, mix, layer_norm(config, "attention_norm"), "attention_scale")
+        if others is not None or (kept is not None and kept.other_keys is not None):
+            cross, before = CrossAttention(config, _implementation(config), name="cross_attention"), cache
+            look = lambda y: cross(y, others, segments, train, before)  # noqa: E731
+            x, cache = residual(x, look, layer_norm(config, "cross_attention_norm"), "cross_attention_scale")
+            if cache is not None and kept is not None:
+                kept = kept._replace(other_keys=cache.before.other_keys, other_values=cache.before.other_values)
         x, _ = residual(x, lambda y: (mlp(y), None), layer_norm(config, "mlp_norm"), "mlp_scale")
         return x if cache is None else (x, kept)
 
@@ -103,12 +111,24 @@ class Stack(nn.Module):
 
     @overload
     def __call__(
-        self, x: Hidden, segments: Segments | None = None, *, train: bool = False, cache: None = None
+        self,
+        x: Hidden,
+        segments: Segments | None = None,
+        *,
+        train: bool = False,
+        cache: None = None,
+        others: Others | None = None,
     ) -> Hidden: ...
 
     @overload
     def __call__(
-        self, x: Hidden, segments: Segments | None = None, *, train: bool = False, cache: KeyValueCache
+        self,
+        x: Hidden,
+        segments: Segments | None = None,
+        *,
+        train: bool = False,
+        cache: KeyValueCache,
+        others: Others | None = None,
     ) -> tuple[Hidden, KeyValueCache]: ...
 
     @nn.compact
@@ -119,6 +139,7 @@ class Stack(nn.Module):
         *,
         train: bool = False,
         cache: KeyValueCache | None = None,
+        others: Others | None = None,
     ) -> Hidden | tuple[Hidden, KeyValueCache]:
         """Runs all blocks; with pre-norm a last LayerNorm follows.
 
@@ -127,19 +148,23 @@ class Stack(nn.Module):
           segments: tokens attend to those with the same number; padding has 0. By default all are of one.
           train: whether dropout is on.
           cache: of the tokens before, for a causal stack; that there is room for the new ones is not checked.
+          others: what the tokens look at besides each other, in every layer. With a cache they are given once: it
+            keeps their keys and values, which are used as long as no others come.
         Returns:
           Hidden states; with a cache also the cache with the new tokens in it.
         """
         config, rates, layers, places = self.config, _depth_rates(self.config, train), {}, ()
         if cache is not None:
             segments = jnp.ones(x.shape[:2], jnp.int32) if segments is None else segments
+            if others is not None:
+                cache = dataclasses.replace(cache, other_segments=others.segments)
             cache, *places = add_places(cache, segments)
-            layers = cache.layers
+            layers, places = cache.layers, (*places, cache.other_segments)
 
         def run(block: Any, x, rate, before):
             if before is None:
-                return block(x, segments, train, rate), None
-            return block(x, segments, train, rate, LayerCache(before, *places))
+                return block(x, segments, train, rate, None, others), None
+            return block(x, segments, train, rate, LayerCache(before, *places), others)
 
         block, after = _block_class(config), {}
         if config.scan_layers:
@@ -164,6 +189,11 @@ def _block_class(config):
         return Block
     # inside a scan nothing can be merged across layers anyway, and the barriers would only cost
     return nn.remat(Block, static_argnums=(3,), policy=policy, prevent_cse=not config.scan_layers)
+
+
+def _implementation(config):
+    """Of attention to others, which a kernel for positions among themselves cannot do."""
+    return "auto" if config.attention == "fused" else config.attention
 
 
 def _depth_rates(config, train):
