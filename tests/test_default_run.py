@@ -1,4 +1,7 @@
-"""The README's promise: what `python -m experiments.pretrain` reaches on the sample, twice the same to the digit."""
+"""The README's promise: what `python -m experiments.pretrain` reaches on the sample, twice the same to the digit.
+
+$DEFAULT_RUN may be a work folder in which that command, of the same code and machine, has ended: minutes are saved.
+"""
 
 import json
 import os
@@ -12,6 +15,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+WORKDIR = pathlib.Path("runs/bert-tiny")  # where the command leaves what it does
 WATCHED = 400  # steps after which a second run has shown that it is the same
 SCORES = ("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
 
@@ -26,23 +30,26 @@ def start(folder: pathlib.Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment | {"PYTHONPATH": root})
 
 
-def metrics(folder: pathlib.Path) -> list[dict]:
+def metrics(workdir: pathlib.Path) -> list[dict]:
     """What has been written so far."""
-    path = folder / "runs" / "bert-tiny" / "metrics.jsonl"
+    path = workdir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> pathlib.Path:
+    """The work folder of a whole run."""
+    if given := os.environ.get("DEFAULT_RUN"):
+        return pathlib.Path(given)
     folder = tmp_path_factory.mktemp("run")
     assert start(folder).wait(timeout=1800) == 0
-    return folder
+    return folder / WORKDIR
 
 
 @pytest.fixture(scope="module")
 def summary(finished) -> dict:
-    return json.loads((finished / "runs" / "bert-tiny" / "summary.json").read_text())
+    return json.loads((finished / "summary.json").read_text())
 
 
 def test_it_learns(summary):
@@ -52,14 +59,14 @@ def test_it_learns(summary):
 
 
 def test_it_repeats_to_the_digit(finished, tmp_path):
-    process, deadline = start(tmp_path), time.monotonic() + 1800
+    process, workdir, deadline = start(tmp_path), tmp_path / WORKDIR, time.monotonic() + 1800
     while process.poll() is None and time.monotonic() < deadline:
-        if any(line["step"] >= WATCHED for line in metrics(tmp_path)):
+        if any(line["step"] >= WATCHED for line in metrics(workdir)):
             process.terminate()
             break
         time.sleep(1)
     assert process.wait(timeout=300) == 143
-    again = [(line["step"], line["split"], *(line.get(name) for name in SCORES)) for line in metrics(tmp_path)]
+    again = [(line["step"], line["split"], *(line.get(name) for name in SCORES)) for line in metrics(workdir)]
     once = [(line["step"], line["split"], *(line.get(name) for name in SCORES)) for line in metrics(finished)]
     assert again[-1][0] >= WATCHED
     assert again == once[: len(again)]
