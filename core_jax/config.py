@@ -95,16 +95,24 @@ class OptimizerConfig:
     layer_decay: float = 1.0
     # pattern (regular expression) of the parameters that stay as they are, such as stem|embeddings|block_[0-5]/
     freeze: str = ""
+    # LoRA: rank of the product of two thin matrices by which kernels change, and nothing else does; 0: all is trained
+    lora_rank: int = 0
+    lora_alpha: float = 16.0  # the product is multiplied by lora_alpha / lora_rank
+    lora_targets: str = "attention/(query|value)/"  # pattern of the kernels that have such matrices
+    lora_whole: str = "classifier|head|pooler"  # pattern of the parameters that are trained whole beside them
 
     def __post_init__(self):
         require(self.learning_rate >= 0, f"--learning_rate={self.learning_rate}: expected 0 or more")
         require(self.warmup_steps >= 0, f"--warmup_steps={self.warmup_steps}: expected 0 or more")
         require(self.clip_norm >= 0, f"--clip_norm={self.clip_norm}: expected 0 (off) or more")
         require(0 < self.layer_decay <= 1, f"--layer_decay={self.layer_decay}: expected more than 0, and at most 1")
-        try:
-            re.compile(self.freeze)
-        except re.error as error:
-            raise UserError(f"--freeze={self.freeze}: not a regular expression ({error})") from None
+        require(self.lora_rank >= 0, f"--lora_rank={self.lora_rank}: expected 0 (no LoRA) or more, such as 8")
+        require(self.lora_alpha > 0, f"--lora_alpha={self.lora_alpha}: expected a positive number")
+        for name in ("freeze", "lora_targets", "lora_whole"):
+            try:
+                re.compile(getattr(self, name))
+            except re.error as error:
+                raise UserError(f"--{name}={getattr(self, name)}: not a regular expression ({error})") from None
         for name in ("final_fraction", "decay_fraction"):
             require(0 <= getattr(self, name) <= 1, f"--{name}={getattr(self, name)}: expected a share, 0 to 1")
         for name in ("beta1", "beta2"):

@@ -10,7 +10,10 @@ from jaxtyping import Array, DTypeLike, PyTree
 
 from core_jax.config import OptimizerConfig, TrainingConfig
 from core_jax.errors import UserError
+from core_jax.lora import Factors, lora
 from core_jax.sharding import path_name
+
+DECAYING = ("kernel", "embedding", *Factors._fields)  # names of what weight decay shrinks
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -45,8 +48,8 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decays(params: PyTree) -> PyTree[bool]:
-    """True for the leaves that weight decay shrinks: kernels and embeddings, not biases and LayerNorm."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+    """True for the leaves that weight decay shrinks: kernels, their LoRA, embeddings; not biases and LayerNorm."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path_name(path).split("/")[-1] in DECAYING, params)
 
 
 class AdamState(NamedTuple):
@@ -84,7 +87,8 @@ def scale_by_uncorrected_adam(
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping, Adam or momentum, weight decay, (LAMB's trust ratio,) learning rate, (layer-wise decay): in this order.
 
-    What `config.freeze` matches has no part in the gradient's norm and does not change.
+    What `config.freeze` matches has no part in the gradient's norm and does not change. With a `config.lora_rank` all
+    of this is done to the factors of LoRA, and to what is trained whole beside them.
 
     Args:
       config: every hyperparameter.
@@ -108,7 +112,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.freeze:
         frozen = optax.masked(optax.set_to_zero(), lambda params: is_frozen(params, config.freeze))
         parts = [frozen, *parts, frozen]
-    return optax.chain(*parts)
+    optimizer = optax.chain(*parts)
+    return lora(optimizer, config) if config.lora_rank else optimizer
 
 
 def _direction(config):

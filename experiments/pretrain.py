@@ -22,6 +22,7 @@ from core_jax.data import check_batch, choose_workers, training_batches
 from core_jax.family import Data, Evaluated, Family
 from core_jax.flops import count_flops
 from core_jax.hangs import HangWatch, describe_collectives
+from core_jax.lora import describe_trained
 from core_jax.optimizers import averaged_params, schedule, training_optimizer
 from core_jax.peaks import mesh_peak, utilization
 from core_jax.run_lock import lock
@@ -147,7 +148,7 @@ def starting_point(session: Session) -> tuple[Checkpoints, State]:
 def train(session: Session, checkpoints: Checkpoints, state: State) -> int:
     """Trains to the last step and scores the result; returns the exit code."""
     stopwatch, family, config = Stopwatch(), session.family, session.config
-    described = family.describe(session.data)
+    described = family.describe(session.data) + describe_trained(state.params, config.optimizer)
     say(results.describe_start(config.preset, described, state.params, int(state.step), session.mesh))
     if not int(state.step):
         for finding in family.findings(config, session.data, session.workdir):

@@ -24,6 +24,7 @@ from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
 from core_jax.checkpoints import Checkpoints, saved_steps
 from core_jax.config import OptimizerConfig
 from core_jax.distributed import first_decides
+from core_jax.lora import describe_trained
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import with_shardings
 from core_jax.stopwatch import Stopwatch
@@ -209,7 +210,8 @@ def _describe(run, params):
     material, config = run.material, run.config
     cut = material.train.cut
     return (
-        f"{config.labels.task} from {config.init}, {count_parameters(params):,} parameters; "
+        f"{config.labels.task} from {config.init}, {count_parameters(params):,} parameters"
+        f"{describe_trained(params, run.optimizer)}; "
         f"{len(material.train.records):,} examples to train on, {len(material.validation.records):,} to validate on"
         + (f" ({cut:,} are longer than --sequence_length={config.labels.sequence_length} and cut)" if cut else "")
         + f"; {run.steps:,} steps"
