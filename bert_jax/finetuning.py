@@ -16,10 +16,12 @@ from jaxtyping import Float32, PyTree
 from bert_jax.answers import METRICS
 from bert_jax.config import BertConfig
 from bert_jax.finetuning_config import BertFinetuning, LabelsConfig
+from bert_jax.gpt_config import GptConfig
+from bert_jax.gpt_for_labels import GptForLabels
 from bert_jax.known_tasks import KNOWN_TASKS
 from bert_jax.labelled_rows import shards
 from bert_jax.labelled_texts import Columns, LabelledExamples, Record, class_names, encode_examples
-from bert_jax.labelling import initial_label_params, labelling_loss
+from bert_jax.labelling import ModelForLabels, initial_label_params, labelling_loss
 from bert_jax.model import BertForLabels, Head
 from bert_jax.pretraining import identity
 from bert_jax.tokenizer import Tokenizer
@@ -195,13 +197,13 @@ class LabelModel:
     """A model for labels and all that its use needs."""
 
     labels: LabelsConfig
-    model: BertForLabels
+    model: ModelForLabels
     tokenizer: Tokenizer
     classes: list[str]
     params: PyTree
 
 
-def save_label_model(workdir: str, model: BertForLabels, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
+def save_label_model(workdir: str, model: ModelForLabels, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
     """Writes all of a model but its parameters: model.json, labels.json and tokenizer/."""
     folder = epath.Path(workdir)
     write_atomically(folder / "model.json", to_json(model.config) + "\n")
@@ -209,13 +211,16 @@ def save_label_model(workdir: str, model: BertForLabels, tokenizer: Tokenizer, c
     tokenizer.save(folder / "tokenizer")
 
 
-def label_model(config: BertConfig, labels: LabelsConfig, classes: Sequence[str]) -> BertForLabels:
+def label_model(config: BertConfig | GptConfig, labels: LabelsConfig, classes: Sequence[str]) -> ModelForLabels:
     """The model of a task."""
     head = head_of(labels)
-    return BertForLabels(config, head, OUTPUTS.get(head, len(classes)))
+    outputs = OUTPUTS.get(head, len(classes))
+    if isinstance(config, GptConfig):
+        return GptForLabels(config, head, outputs)
+    return BertForLabels(config, head, outputs)
 
 
-def label_shapes(model: BertForLabels, mesh: Mesh) -> PyTree:
+def label_shapes(model: ModelForLabels, mesh: Mesh) -> PyTree:
     """The shapes of a model's parameters.
 
     Raises:
@@ -238,7 +243,9 @@ def open_label_model(workdir: str, mesh: Mesh, report: Callable[[str], None]) ->
     require(all(part.exists() for part in parts), f"{workdir} holds no fine-tuned model yet; let its run finish")
     tokenizer = load_tokenizer(folder / "tokenizer")
     classes = json.loads(parts[1].read_text())["classes"]
-    model = label_model(from_json(BertConfig, parts[0].read_text()), config.labels, classes)
+    fields = parts[0].read_text()
+    kind = GptConfig if json.loads(fields).get("causal") else BertConfig
+    model = label_model(from_json(kind, fields), config.labels, classes)
     shapes = with_shardings(label_shapes(model, mesh), mesh)
     best = os.path.join(workdir, "best")
     source = best if os.path.isdir(best) else os.path.join(workdir, "checkpoints")
@@ -251,21 +258,22 @@ def grafted(fresh: PyTree, source: PyTree, mesh: Mesh) -> tuple[PyTree, list[str
 
     Args:
       fresh: of the task's model.
-      source: of the pretrained one; its "bert" is taken, as far as it is there.
+      source: of the pretrained one; its "bert" or "gpt" is taken, as far as it is there.
       mesh: where the parameters live.
     Returns:
       The parameters, and the names of the parts that stayed fresh.
     """
-    bert = {name: source["bert"].get(name, value) for name, value in fresh["bert"].items()}
-    missing = [name for name in fresh["bert"] if name not in source["bert"]]
+    [name] = {"bert", "gpt"}.intersection(fresh)
+    taken = {part: source[name].get(part, value) for part, value in fresh[name].items()}
+    missing = [part for part in fresh[name] if part not in source[name]]
     # Copied: a step deletes the state that it is given, and other runs begin with the same parameters.
-    placed = jax.device_put(bert, tree_shardings({"bert": bert}, mesh)["bert"], may_alias=False)
-    return fresh | {"bert": placed}, missing + [name for name in fresh if name != "bert"]
+    placed = jax.device_put(taken, tree_shardings({name: taken}, mesh)[name], may_alias=False)
+    return fresh | {name: placed}, missing + [part for part in fresh if part != name]
 
 
 @functools.lru_cache(maxsize=8)
 def tuning_step(
-    model: BertForLabels, optimizer: OptimizerConfig, steps: int, smoothing: float, mesh: Mesh
+    model: ModelForLabels, optimizer: OptimizerConfig, steps: int, smoothing: float, mesh: Mesh
 ) -> Callable[..., Any]:
     """The jitted step of fine-tuning, on a split mesh that of several runs; those of other seeds share it."""
     transformation = make_optimizer(optimizer, steps)

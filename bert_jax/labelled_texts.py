@@ -132,12 +132,14 @@ def join_pair(
 ) -> tuple[Int32[np.ndarray, " L"], int, bool]:
     """[CLS] first [SEP], or [CLS] first [SEP] second [SEP]; the longer of a pair is cut first.
 
+    A vocabulary of GPT has its end piece in all these places.
+
     Returns:
       The ids, how many of them are of the first sentence, and whether some were cut off.
     """
     if second is None:
         kept = list(first[: sequence_length - 2])
-        ids = [tokenizer.cls_id, *kept, tokenizer.sep_id]
+        ids = [tokenizer.start_id, *kept, tokenizer.end_id]
         return np.array(ids, np.int32), len(ids), len(kept) < len(first)
     room = sequence_length - 3
     sizes = [len(first), len(second)]
@@ -146,7 +148,7 @@ def join_pair(
         longer = room - shorter
         sizes = [longer, shorter] if sizes[0] > sizes[1] else [shorter, longer]
     parts = [*first[: sizes[0]]], [*second[: sizes[1]]]
-    ids = [tokenizer.cls_id, *parts[0], tokenizer.sep_id, *parts[1], tokenizer.sep_id]
+    ids = [tokenizer.start_id, *parts[0], tokenizer.end_id, *parts[1], tokenizer.end_id]
     return np.array(ids, np.int32), len(parts[0]) + 2, sum(map(len, parts)) < len(first) + len(second)
 
 
@@ -195,12 +197,12 @@ def _encode_words(records, tokenizer, columns, classes, sequence_length, labelle
         require(not unknown, f"example {number + 1} has the tag {unknown[:1]}; expected one of {', '.join(classes)}")
         pieces = [word[:room] for word in words]
         for group in _groups([len(piece) for piece in pieces], room):
-            ids, own, first = [tokenizer.cls_id], [IGNORED], []
+            ids, own, first = [tokenizer.start_id], [IGNORED], []
             for place in group:
                 first.append(len(ids))
                 ids += pieces[place]
                 own += [places.get(tags[place], IGNORED)] + [IGNORED] * (len(pieces[place]) - 1)
-            tokens.append(np.array([*ids, tokenizer.sep_id], np.int32))
+            tokens.append(np.array([*ids, tokenizer.end_id], np.int32))
             labels.append(np.array([*own, IGNORED], np.int32))
             starts.append(np.array(first, np.int32))
             examples.append(number)
@@ -242,7 +244,7 @@ def _encode_contexts(records, tokenizer, columns, sequence_length, stride, label
         for start in range(0, max(len(ids) - room, 0) + step, step):
             part = slice(start, start + room)
             window = Window(len(question) + 2, places[part])
-            text = [tokenizer.cls_id, *question, tokenizer.sep_id, *ids[part], tokenizer.sep_id]
+            text = [tokenizer.start_id, *question, tokenizer.end_id, *ids[part], tokenizer.end_id]
             tokens.append(np.array(text, np.int32))
             first.append(len(question) + 2)
             examples.append(number)

@@ -10,16 +10,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from bert_jax.gpt_for_labels import GptForLabels
 from bert_jax.model import BertForLabels
 from core_jax.losses import Ratio, cross_entropy, objective, squared_error
 from core_jax.metrics import accuracy
 from core_jax.train import Loss, Metrics
 
+ModelForLabels = BertForLabels | GptForLabels
 INPUTS = ("tokens", "segments", "types", "positions", "cls_positions")
 NOWHERE = -1e9  # logit of a position that belongs to another text
 
 
-def initial_label_params(model: BertForLabels) -> Callable[[Key[Array, ""]], PyTree]:
+def initial_label_params(model: ModelForLabels) -> Callable[[Key[Array, ""]], PyTree]:
     """key -> fresh parameters of a model."""
 
     def init(key: Key[Array, ""]) -> PyTree:
@@ -42,7 +44,7 @@ def choice_logits(logits: Float[Array, "B S 1"], batch: dict[str, Any]) -> Float
 
 
 def label_terms(
-    model: BertForLabels, logits: Float[Array, "B _ C"], batch: dict[str, Any], smoothing: float
+    model: ModelForLabels, logits: Float[Array, "B _ C"], batch: dict[str, Any], smoothing: float
 ) -> tuple[dict[str, Ratio], Metrics]:
     """The terms of the loss, and what else is measured."""
     labels, weights = batch["labels"], batch["weights"]
@@ -68,7 +70,7 @@ def label_terms(
     )
 
 
-def labelling_loss(model: BertForLabels, *, train: bool, smoothing: float = 0.0) -> Loss:
+def labelling_loss(model: ModelForLabels, *, train: bool, smoothing: float = 0.0) -> Loss:
     """The loss of a labelled task.
 
     Args:
@@ -94,7 +96,7 @@ def labelling_loss(model: BertForLabels, *, train: bool, smoothing: float = 0.0)
     return loss
 
 
-def make_answers(model: BertForLabels) -> Callable[[PyTree, dict[str, Any]], tuple[Float[Array, "..."], Metrics]]:
+def make_answers(model: ModelForLabels) -> Callable[[PyTree, dict[str, Any]], tuple[Float[Array, "..."], Metrics]]:
     """Compiled (params, batch) -> what the model says, and (sum, count) of each term of its loss, without smoothing.
 
     Returns:

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from bert_jax.config import BertConfig
 from bert_jax.finetuning import open_label_model
+from bert_jax.gpt_config import GptConfig
 from bert_jax.prepared_text import is_foreign
 from bert_jax.pretraining import open_trained
 from bert_jax.starting_weights import read_foreign
@@ -21,11 +22,11 @@ from core_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class StartingPoint:
-    """A pretrained BERT."""
+    """A pretrained BERT, or GPT."""
 
-    config: BertConfig
+    config: BertConfig | GptConfig
     tokenizer: Tokenizer
-    params: PyTree  # with "bert", and whatever heads there are
+    params: PyTree  # with "bert" or "gpt", and whatever heads there are
 
 
 def is_fine_tuned(workdir: str) -> bool:
@@ -69,13 +70,18 @@ def open_starting_point(init: str, mesh: Mesh, sequence_length: int, report: Cal
       UserError: nothing is there, it cannot be read, or its position table is too short.
     """
     start = _open(init, mesh, report)
-    longest = start.config.maximum_positions
+    check_length(init, start.config, sequence_length)
+    return start
+
+
+def check_length(init: str, config: BertConfig | GptConfig, sequence_length: int) -> None:
+    """Raises UserError where texts are longer than what --init names can read."""
+    longest = config.maximum_positions
     require(
         sequence_length <= longest,
         f"--sequence_length={sequence_length} is longer than the position table of {init}: "
         f"use --sequence_length={longest} or less",
     )
-    return start
 
 
 def _open(init, mesh, report) -> StartingPoint:

@@ -29,7 +29,8 @@ class Tokenizer(abc.ABC):
     Attributes:
       vocab_size: number of ids.
       pad_id, unknown_id, cls_id, sep_id, mask_id: ids of the special pieces; -1 where a vocabulary of GPT has none.
-      end_id: id of the piece that stands between texts: [SEP], or GPT-2's <|endoftext|>.
+      start_id: id of the piece that stands in front of a text: [CLS], or GPT-2's <|endoftext|>.
+      end_id: id of the piece that stands behind it, or between two: [SEP], or the same of GPT-2.
       ordinary_ids: ids that a random replacement may draw: no special, control, byte or unused pieces.
       continues_word: for each id, whether its piece goes on with the word of the piece before it.
     """
@@ -48,7 +49,7 @@ class Tokenizer(abc.ABC):
             )
         self.vocab_size = len(pieces)
         self.pad_id, self.unknown_id, self.cls_id, self.sep_id, self.mask_id, end = found.values()
-        self.end_id = end if END_OF_TEXT in self.needed else self.sep_id
+        self.start_id, self.end_id = (end, end) if END_OF_TEXT in self.needed else (self.cls_id, self.sep_id)
         self._pieces = list(pieces)
         self._special_ids = {name: index for name, index in found.items() if index >= 0 and name in self.needed}
         self._special_in_text = re.compile("(" + "|".join(map(re.escape, self._special_ids)) + ")")

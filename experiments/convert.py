@@ -13,7 +13,7 @@ from typing import Annotated
 import jax
 import tyro
 
-from bert_jax.config import PRESETS, BertPretraining
+from bert_jax.config import PRESETS, BertConfig, BertPretraining
 from bert_jax.finetuning import open_label_model
 from bert_jax.model import BertForPretraining
 from bert_jax.preparation import save_tokenizer
@@ -32,6 +32,7 @@ from bert_jax.weights import (
 )
 from core_jax.checkpoints import Checkpoints
 from core_jax.config import require
+from core_jax.errors import UserError
 from core_jax.model_folders import check_free, write_folder
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import parse_mesh
@@ -96,7 +97,10 @@ def read(place: str) -> Imported:
     mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
     if is_fine_tuned(place):
         tuned = open_label_model(place, mesh, say)
-        config = dataclasses.replace(tuned.model.config, scan_layers=False)
+        config = tuned.model.config
+        if not isinstance(config, BertConfig):
+            raise UserError(f"{place} is a GPT that labels texts, for which there is no export yet; expected a BERT")
+        config = dataclasses.replace(config, scan_layers=False)
         head, labels = tuned.model.head, tuned.classes or None
         labels = ["LABEL_0"] if head == "regression" else labels  # that many outputs there are
         return Imported(config, tuned.tokenizer, nested_params(tuned.params), labels, LABEL_ARCHITECTURES[head])

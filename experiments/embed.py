@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from rich import progress
 
+from bert_jax.config import BertConfig
 from bert_jax.embedding import embed_texts, encoder_params, make_embedder
 from bert_jax.starting_points import open_starting_point
 from core_jax.config import ELASTIC, differences, from_json, require, to_json
@@ -97,6 +98,8 @@ def write_parts(flags: Embedding, parts: str, source: dict) -> Iterator[int]:
     """Embeds part by part, those that are there left out; gives how many texts are done after each."""
     mesh = parse_mesh(flags.mesh)
     start = open_starting_point(flags.init, mesh, flags.sequence_length, say)
+    if not isinstance(start.config, BertConfig):
+        raise UserError(f"--init={flags.init} is a GPT, which has no state of a whole text; expected a BERT")
     config = dataclasses.replace(start.config, dtype=flags.dtype)
     encoder = encoder_params(start.params["bert"], config)
     params = jax.device_put(encoder, tree_shardings(encoder, mesh))

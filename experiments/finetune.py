@@ -1,4 +1,4 @@
-"""Fine-tunes BERT on labelled texts:   python -m experiments.finetune --task=NAME --init=hf:DIR --data=jsonl:FILES
+"""Fine-tunes BERT or GPT on labelled texts:   python -m experiments.finetune --task=NAME --init=hf:DIR --data=...
 
 Type the same command again and it goes on where it stopped. `--help` lists every flag.
 """
@@ -14,7 +14,7 @@ from bert_jax import finetuning
 from bert_jax.answers import baseline
 from bert_jax.finetuning_config import BertFinetuning, LabelsConfig, TuningConfig
 from bert_jax.known_tasks import KNOWN_TASKS, KnownTask
-from bert_jax.starting_points import open_starting_point
+from bert_jax.tuning_starting_points import open_tuning_start
 from core_jax import distributed
 from core_jax.config import OptimizerConfig, require, to_json
 from core_jax.run_lock import lock
@@ -30,7 +30,7 @@ Runs = Sequence[tuple[str, str, BertFinetuning]]  # name, work folder and config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune(BertFinetuning):
-    """Fine-tunes a pretrained BERT on labelled texts."""
+    """Fine-tunes a pretrained BERT or GPT on labelled texts."""
 
     seeds: int = 1  # runs that differ in their seed alone: mean and standard deviation are printed
     # values to try, each in a run: lr:1e-5,2e-5;batch:16,32 (also epochs, and any flag by its name)
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
     if value_of("--task", arguments) == finetune_images.TASK:
         return finetune_images.main(arguments)
-    flags = parse_flags(Finetune, arguments, "Fine-tunes BERT on labelled texts.", defaults(arguments))
+    flags = parse_flags(Finetune, arguments, "Fine-tunes BERT or GPT on labelled texts.", defaults(arguments))
     config = flags.plain()
     workdir = config.tuning.workdir or os.path.join("runs", config.labels.task.replace("/", "_"))
     runs = list(expand(config, flags.seeds, flags.grid, workdir))
@@ -149,7 +149,7 @@ def open_material(runs: Runs, mesh: Mesh, stopping: StopRequest) -> tuning.Mater
     """
     config = runs[0][2]
     labels = config.labels
-    start = open_starting_point(config.init, mesh, labels.sequence_length, say)
+    start = open_tuning_start(config.init, labels, mesh, say)
     train, validation, others = finetuning.read_sets(labels)
     classes = finetuning.classes_of(labels, train)
     encoded = finetuning.encode(labels, train, start.tokenizer, classes, weigh=True)

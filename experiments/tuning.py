@@ -16,8 +16,7 @@ from bert_jax.answers import Answers, collect_answers, score_answers
 from bert_jax.finetuning_config import BertFinetuning
 from bert_jax.labelled_rows import labelled_batches
 from bert_jax.labelled_texts import LabelledExamples
-from bert_jax.labelling import initial_label_params, make_answers
-from bert_jax.model import BertForLabels
+from bert_jax.labelling import ModelForLabels, initial_label_params, make_answers
 from bert_jax.pretraining import identity
 from bert_jax.starting_points import StartingPoint
 from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
@@ -61,7 +60,7 @@ class Run:
     material: Material
 
     @functools.cached_property
-    def model(self) -> BertForLabels:
+    def model(self) -> ModelForLabels:
         """Of the starting point's size."""
         settings = {name: getattr(self.config, name) for name in ("dropout", "attention_dropout", "dtype")}
         config = dataclasses.replace(self.material.start.config, **settings)

@@ -20,6 +20,7 @@ MODEL_FILES = {
     "core_jax/heads.py",
     "bert_jax/model.py",
     "bert_jax/gpt.py",
+    "bert_jax/gpt_for_labels.py",
     "vit_jax/model.py",
     "vit_jax/resnet.py",
     "vit_jax/mae.py",

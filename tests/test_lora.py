@@ -1,6 +1,7 @@
 """LoRA as a transformation of gradients is LoRA as its paper writes it, and leaves everything else alone."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def test_it_is_the_product_of_two_trained_matrices(scan_layers):
     _, params = bert(scan_layers)
     slopes, plain = drawn(params, 1), dataclasses.replace(CONFIG, lora_rank=0)
     optimizer, scale = make_optimizer(CONFIG, STEPS), CONFIG.lora_alpha / CONFIG.lora_rank
-    state = optimizer.init(params)
+    state: Any = optimizer.init(params)
 
     def loss(params):  # not linear, so that gradients change with the parameters
         return sum(jax.tree.leaves(jax.tree.map(lambda leaf, slope: jnp.sum(jnp.sin(leaf * slope)), params, slopes)))
@@ -67,7 +68,7 @@ def test_it_is_the_product_of_two_trained_matrices(scan_layers):
 
 def test_it_remembers_little_and_is_small():
     _, params = bert()
-    state = make_optimizer(CONFIG, STEPS).init(params)
+    state: Any = make_optimizer(CONFIG, STEPS).init(params)
     thin, whole = trained_sizes(params, CONFIG)
     assert sum(pair.lora_down.size + pair.lora_up.size for pair in state.factors.values()) == thin
     # The matrices, two moments of Adam of all that is trained, and a few counters.
