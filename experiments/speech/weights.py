@@ -1,0 +1,201 @@
+"""Whisper models in and out: folders of `transformers`, and of CTranslate2."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from bert_jax.gpt import Gpt
+from bert_jax.gpt_config import GptConfig
+from core_jax.config import require
+from core_jax.ctranslate2_files import read_model_file
+from core_jax.encoder_decoder import EncoderDecoder
+from core_jax.errors import UserError
+from core_jax.model_folders import read_fields, unlike, write_fields, write_folder
+from core_jax.peer_names import check_tensors
+from core_jax.safetensors_files import read_tensors, write_tensors
+from core_jax.sharding import by_path, nested
+from experiments.speech import names
+from vit_jax.audio_encoder import AudioEncoder, AudioEncoderConfig
+
+KIND = "a Whisper"
+TIED = "proj_out.weight"  # saved a second time by some versions
+CT2_KIND = "WhisperSpec"
+ENCODER_SIZES = {  # ours -> theirs
+    "width": "d_model",
+    "depth": "encoder_layers",
+    "heads": "encoder_attention_heads",
+    "mlp_width": "encoder_ffn_dim",
+    "mel_bands": "num_mel_bins",
+    "maximum_positions": "max_source_positions",
+}
+DECODER_SIZES = {
+    "width": "d_model",
+    "depth": "decoder_layers",
+    "heads": "decoder_attention_heads",
+    "mlp_width": "decoder_ffn_dim",
+    "vocab_size": "vocab_size",
+    "maximum_positions": "max_target_positions",
+}
+PLAIN = {"model_type": "whisper", "activation_function": "gelu", "scale_embedding": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Whisper:
+    """A model that writes what it hears."""
+
+    encoder: AudioEncoderConfig
+    decoder: GptConfig
+    params: PyTree  # "encoder" and "decoder", float32
+    settings: dict[str, Any]  # token ids that are never written, and which are not written first
+
+    @property
+    def model(self) -> EncoderDecoder:
+        """Both parts as one."""
+        return EncoderDecoder(AudioEncoder(self.encoder), Gpt(self.decoder))
+
+
+def read_whisper(init: str) -> tuple[Whisper, pathlib.Path]:
+    """Reads what --init names, hf:DIR or ct2:DIR; gives the folder too.
+
+    Raises:
+      UserError: there is no such model, it is damaged, or another one.
+    """
+    kind, _, place = init.partition(":")
+    require(kind in ("hf", "ct2"), f"--init={init}: expected hf:DIR (transformers) or ct2:DIR (CTranslate2)")
+    folder = pathlib.Path(place).expanduser()
+    return (read_hf if kind == "hf" else read_ct2)(folder), folder
+
+
+def read_hf(folder: str | os.PathLike) -> Whisper:
+    """Reads a Whisper as `transformers` saves it.
+
+    Raises:
+      UserError: a file is missing or damaged, or the model is no Whisper; all tensors that are wrong are listed.
+    """
+    folder = pathlib.Path(folder)
+    fields = read_fields(folder / "config.json", KIND)
+    wanted = {*ENCODER_SIZES.values(), *DECODER_SIZES.values()}
+    problems = unlike(fields, PLAIN) + [f"{name} is missing" for name in sorted(wanted - fields.keys())]
+    require(not problems, f"{folder}/config.json describes another model:\n  " + "\n  ".join(problems))
+    encoder, decoder = _configs(fields, str(folder))
+    file = folder / "generation_config.json"
+    generation = json.loads(file.read_text()) if file.exists() else {}
+    settings = {
+        "suppressed": generation.get("suppress_tokens") or fields.get("suppress_tokens") or [],
+        "suppressed_first": generation.get("begin_suppress_tokens") or fields.get("begin_suppress_tokens") or [],
+    }
+    tensors = read_tensors(folder)
+    tensors.pop(TIED, None)
+    return Whisper(encoder, decoder, to_params(tensors, encoder, decoder, str(folder)), settings)
+
+
+def read_ct2(folder: pathlib.Path) -> Whisper:
+    """Reads a Whisper of CTranslate2: model.bin and config.json.
+
+    Raises:
+      UserError: one of them is missing or damaged, or the model is no Whisper.
+    """
+    file = folder / "model.bin"
+    kind, arrays = read_model_file(file)
+    require(kind == CT2_KIND, f"{file} is of the kind {kind}; expected {CT2_KIND}")
+    fields = read_fields(folder / "config.json", KIND)
+    tensors = names.from_ctranslate2(arrays)
+    try:
+        sizes = _sizes(tensors, int(arrays["encoder/num_heads"]), int(arrays["decoder/num_heads"]))
+    except KeyError as error:
+        raise UserError(f"{file} lacks {error}: it is no Whisper, or damaged") from error
+    encoder, decoder = _configs(sizes, str(folder))
+    settings = {
+        "suppressed": fields.get("suppress_ids", []),
+        "suppressed_first": fields.get("suppress_ids_begin", []),
+    }
+    return Whisper(encoder, decoder, to_params(tensors, encoder, decoder, str(file)), settings)
+
+
+def write_hf(folder: str | os.PathLike, whisper: Whisper, files: Mapping[str, str] = {}) -> None:  # noqa: B006
+    """Writes a folder that `transformers` opens.
+
+    Args:
+      folder: to make.
+      whisper: the model.
+      files: other files of it, such as tokenizer.json, by name.
+    Raises:
+      UserError: the folder is not empty.
+    """
+    tensors = names.to_peer({path: np.asarray(value) for path, value in by_path(whisper.params).items()})
+    fields = {"architectures": ["WhisperForConditionalGeneration"], **PLAIN, "dtype": "float32"}
+    fields |= {theirs: getattr(whisper.encoder, ours) for ours, theirs in ENCODER_SIZES.items()}
+    fields |= {theirs: getattr(whisper.decoder, ours) for ours, theirs in DECODER_SIZES.items()}
+    fields |= {"dropout": whisper.decoder.dropout, "attention_dropout": whisper.decoder.attention_dropout}
+    fields |= {"activation_dropout": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
+    generation = {
+        "suppress_tokens": whisper.settings["suppressed"],
+        "begin_suppress_tokens": whisper.settings["suppressed_first"],
+    }
+
+    def write(temporary: pathlib.Path) -> None:
+        write_fields(temporary / "config.json", fields | generation)
+        write_tensors(temporary, tensors)
+        for name, text in files.items():
+            (temporary / name).write_text(text)
+
+    write_folder(pathlib.Path(folder).expanduser(), write)
+
+
+def to_params(
+    tensors: Mapping[str, np.ndarray], encoder: AudioEncoderConfig, decoder: GptConfig, source: str
+) -> dict[str, Any]:
+    """Gives tensors our names and shapes.
+
+    Raises:
+      UserError: tensors are missing, unknown or of another shape; all are listed.
+    """
+    shapes = {path: leaf.shape for path, leaf in by_path(parameter_shapes(encoder, decoder)).items()}
+    check_tensors(tensors, names.peer_shapes(shapes), source, KIND)
+    return nested(names.from_peer(tensors, shapes))
+
+
+def parameter_shapes(encoder: AudioEncoderConfig, decoder: GptConfig) -> PyTree:
+    """The shapes of both parts' parameters."""
+    model = EncoderDecoder(AudioEncoder(encoder), Gpt(decoder))
+    inputs = jnp.zeros((1, encoder.frames, encoder.mel_bands)), jnp.zeros((1, 2), jnp.int32)
+    return jax.eval_shape(lambda key: model.init(key, *inputs)["params"], jax.random.key(0))
+
+
+def _configs(fields, source):
+    plain: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "gelu": "erf"}
+    try:
+        encoder = AudioEncoderConfig(**{ours: fields[theirs] for ours, theirs in ENCODER_SIZES.items()}, **plain)
+        return encoder, GptConfig(**{ours: fields[theirs] for ours, theirs in DECODER_SIZES.items()}, **plain)
+    except TypeError as error:
+        raise UserError(f"the sizes of {source} cannot be read ({error}); expected numbers") from error
+
+
+def _sizes(tensors, encoder_heads, decoder_heads):
+    """The fields of a config.json that tensors tell."""
+    rows, width = tensors["model.encoder.embed_positions.weight"].shape
+    depths = {
+        stack: len({name.split(".")[3] for name in tensors if name.startswith(f"model.{stack}.layers.")})
+        for stack in ("encoder", "decoder")
+    }
+    return {
+        "d_model": width,
+        "max_source_positions": rows,
+        "num_mel_bins": tensors["model.encoder.conv1.weight"].shape[1],
+        "encoder_layers": depths["encoder"],
+        "decoder_layers": depths["decoder"],
+        "encoder_attention_heads": encoder_heads,
+        "decoder_attention_heads": decoder_heads,
+        "encoder_ffn_dim": len(tensors["model.encoder.layers.0.fc1.weight"]),
+        "decoder_ffn_dim": len(tensors["model.decoder.layers.0.fc1.weight"]),
+        "vocab_size": len(tensors["model.decoder.embed_tokens.weight"]),
+        "max_target_positions": len(tensors["model.decoder.embed_positions.weight"]),
+    }
