@@ -33,9 +33,6 @@ class EncoderDecoder(nn.Module):
           tokens, segments, positions: of the decoder.
           train: whether dropout is on.
         """
-        encode, decode = _call(self.encoder), _call(self.decoder)
+        encode: Any = self.encoder
+        decode: Any = self.decoder
         return decode(tokens, segments, positions, train=train, others=Others(encode(inputs, train=train)))
-
-
-def _call(module: Any) -> Any:
-    return module

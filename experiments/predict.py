@@ -1,7 +1,7 @@
 """Fills masks, labels texts, names pictures:   python -m experiments.predict --init=WORKDIR "paris is in [MASK]."
 
 A pretrained BERT fills every [MASK]. A fine-tuned one labels texts from arguments, a file or standard input, and a ViT
-pictures; both give JSON, a line for each.
+pictures; both give JSON, a line for each. With a Whisper it does what `experiments.transcribe` does.
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ import tyro
 
 from bert_jax.starting_points import is_fine_tuned, is_gpt
 from core_jax.config import require
-from experiments import classify_images, fill_masks, label_texts
-from experiments.console import parse_flags, run_command
+from experiments import classify_images, fill_masks, label_texts, transcribe
+from experiments.console import parse_flags, run_command, value_of
 from experiments.families import is_of_images
+from experiments.speech.weights import hears
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Prediction:
 
 def main(arguments: list[str]) -> int:
     """Predicts and prints; returns the exit code."""
+    if hears(value_of("--init", arguments)):
+        return transcribe.main(arguments)
     flags = parse_flags(
         Prediction,
         arguments,

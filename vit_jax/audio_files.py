@@ -15,6 +15,7 @@ from core_jax.errors import UserError
 
 RATE = 16_000  # samples a second that speech models hear
 LOWEST, HIGHEST = 4_000, 192_000  # rates that a file may have
+CUT = "(should be"  # how libsndfile remarks on a header that promises more than the file holds
 QUIETEST = 1e-4  # largest sample of a recording in which there is nothing
 
 
@@ -34,15 +35,15 @@ def read_audio(path: str | pathlib.Path, rate: int = RATE) -> Float32[np.ndarray
         raise UserError(f"there is no file {path}; expected a recording, such as clip.wav, clip.flac or clip.ogg")
     try:
         with soundfile.SoundFile(file) as sound:
-            promised, found_rate = sound.frames, sound.samplerate
+            promised, found_rate, is_cut = sound.frames, sound.samplerate, CUT in sound.extra_info
             samples = sound.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as sound ({error}); expected WAV, FLAC, Ogg or MP3. Raw samples have no header: "
             "write them into a WAV file first"
         ) from error
-    if not len(samples) or len(samples) < promised:
-        raise UserError(f"{path} is cut off: it has {len(samples)} of {promised} samples; fetch it again")
+    if not len(samples) or len(samples) < promised or is_cut:
+        raise UserError(f"{path} is cut off or empty: {len(samples):,} samples are there; fetch it again")
     if not LOWEST <= found_rate <= HIGHEST:
         raise UserError(f"{path} has {found_rate} samples a second; expected {LOWEST} to {HIGHEST}")
     if not np.isfinite(samples).all():
@@ -51,7 +52,7 @@ def read_audio(path: str | pathlib.Path, rate: int = RATE) -> Float32[np.ndarray
 
 
 def resample(samples: Float32[np.ndarray, " N"], found: int, wanted: int) -> Float32[np.ndarray, " M"]:
-    """Samples at another rate, by a polyphase filter that lets no frequency through which the lower rate cannot have."""
+    """Samples at another rate; frequencies that the lower one cannot have are filtered out."""
     if found == wanted:
         return samples
     ratio = fractions.Fraction(wanted, found)

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 
 from bert_jax.gpt import Gpt
 from bert_jax.gpt_config import GptConfig
+from bert_jax.transcript_tokens import TranscriptTokens
 from core_jax.config import require
 from core_jax.ctranslate2_files import read_model_file
 from core_jax.encoder_decoder import EncoderDecoder
@@ -44,6 +45,7 @@ DECODER_SIZES = {
     "vocab_size": "vocab_size",
     "maximum_positions": "max_target_positions",
 }
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")  # of config.json
 PLAIN = {"model_type": "whisper", "activation_function": "gelu", "scale_embedding": False}
 
 
@@ -54,7 +56,7 @@ class Whisper:
     encoder: AudioEncoderConfig
     decoder: GptConfig
     params: PyTree  # "encoder" and "decoder", float32
-    settings: dict[str, Any]  # token ids that are never written, and which are not written first
+    settings: dict[str, Any]  # token ids: never written ("suppressed"), not first, and those that frame ("ids")
 
     @property
     def model(self) -> EncoderDecoder:
@@ -74,6 +76,18 @@ def read_whisper(init: str) -> tuple[Whisper, pathlib.Path]:
     return (read_hf if kind == "hf" else read_ct2)(folder), folder
 
 
+def hears(init: str) -> bool:
+    """Whether --init names a model of this kind."""
+    kind, _, place = init.partition(":")
+    if kind != "hf":
+        return kind == "ct2"
+    try:
+        fields = json.loads((pathlib.Path(place).expanduser() / "config.json").read_text())
+    except (OSError, ValueError):
+        return False  # what is wrong with it is said by whoever reads it
+    return isinstance(fields, dict) and fields.get("model_type") == PLAIN["model_type"]
+
+
 def read_hf(folder: str | os.PathLike) -> Whisper:
     """Reads a Whisper as `transformers` saves it.
 
@@ -91,6 +105,7 @@ def read_hf(folder: str | os.PathLike) -> Whisper:
     settings = {
         "suppressed": generation.get("suppress_tokens") or fields.get("suppress_tokens") or [],
         "suppressed_first": generation.get("begin_suppress_tokens") or fields.get("begin_suppress_tokens") or [],
+        "ids": {name: fields[name] for name in IDS if name in fields},
     }
     tensors = read_tensors(folder)
     tensors.pop(TIED, None)
@@ -113,20 +128,22 @@ def read_ct2(folder: pathlib.Path) -> Whisper:
     except KeyError as error:
         raise UserError(f"{file} lacks {error}: it is no Whisper, or damaged") from error
     encoder, decoder = _configs(sizes, str(folder))
+    tokens = TranscriptTokens.read(folder, languages=False)
     settings = {
         "suppressed": fields.get("suppress_ids", []),
         "suppressed_first": fields.get("suppress_ids_begin", []),
+        "ids": {name: tokens.start[0] if "start" in name else tokens.end_id for name in IDS},
     }
     return Whisper(encoder, decoder, to_params(tensors, encoder, decoder, str(file)), settings)
 
 
-def write_hf(folder: str | os.PathLike, whisper: Whisper, files: Mapping[str, str] = {}) -> None:  # noqa: B006
+def write_hf(folder: str | os.PathLike, whisper: Whisper, vocabulary: str = "") -> None:
     """Writes a folder that `transformers` opens.
 
     Args:
       folder: to make.
       whisper: the model.
-      files: other files of it, such as tokenizer.json, by name.
+      vocabulary: what its tokenizer.json holds.
     Raises:
       UserError: the folder is not empty.
     """
@@ -139,13 +156,14 @@ def write_hf(folder: str | os.PathLike, whisper: Whisper, files: Mapping[str, st
     generation = {
         "suppress_tokens": whisper.settings["suppressed"],
         "begin_suppress_tokens": whisper.settings["suppressed_first"],
+        **whisper.settings["ids"],
     }
 
     def write(temporary: pathlib.Path) -> None:
         write_fields(temporary / "config.json", fields | generation)
         write_tensors(temporary, tensors)
-        for name, text in files.items():
-            (temporary / name).write_text(text)
+        if vocabulary:
+            (temporary / "tokenizer.json").write_text(vocabulary)
 
     write_folder(pathlib.Path(folder).expanduser(), write)
 
