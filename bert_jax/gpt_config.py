@@ -1,10 +1,14 @@
 """GPT's sizes and recipes, each with its source."""
 
 import dataclasses
+import json
 from typing import ClassVar, Literal
+
+from etils import epath
 
 from bert_jax.config import TextSource
 from core_jax.config import OptimizerConfig, TrainingConfig, TransformerConfig, require
+from core_jax.workdir import read_config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,67 @@ class GptPretraining:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerSource:
+    """Which prompts and answers."""
+
+    data: str = ""  # pairs: jsonl:GLOB, csv:GLOB, tsv:GLOB or tfds:NAME[/CONFIG]
+    validation_data: str = ""  # as --data; by default a share of --data that is not trained on
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    template: str = "{prompt}\n\n"  # what stands before an answer; {prompt} is the prompt
+    held_out: float = 0.1  # share of the pairs that is only scored, where there is no --validation_data
+    data_split: str = "train"  # split of tfds:
+    data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
+    sequence_length: int = 128  # tokens of a row, which holds as many pairs as fit; longer ones are left out
+
+    def __post_init__(self):
+        require(0 < self.held_out < 1, f"--held_out={self.held_out}: expected a share, more than 0 and less than 1")
+        require("{prompt}" in self.template, f"--template={self.template!r}: expected a text with {{prompt}} in it")
+        require(self.sequence_length >= 8, f"--sequence_length={self.sequence_length}: expected 8 or more")
+
+    def framed(self, prompt: str) -> str:
+        """A prompt as it stands before an answer."""
+        return self.template.replace("{prompt}", prompt)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GptAnswers:
+    """Fine-tunes GPT: answers to prompts."""
+
+    preset: str = "answers"
+    init: str = ""  # a GPT: hf:DIR of transformers, or the work folder of a run; its sizes and vocabulary are taken
+    model: GptConfig
+    text: AnswerSource
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+
+    def __post_init__(self):
+        length, positions = self.text.sequence_length, self.model.maximum_positions
+        require(
+            length <= positions,
+            f"--sequence_length={length} is longer than the position table of --init={self.init}: "
+            f"use --sequence_length={positions} or less",
+        )
+
+
+GptRun = GptPretraining | GptAnswers
+
+
+def read_gpt_config(workdir: str) -> GptRun:
+    """The configuration of a GPT's work folder.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        fields = json.loads((epath.Path(workdir) / "config.json").read_text())
+        answers = "prompt_column" in fields["text"]
+    except (OSError, ValueError, KeyError, TypeError):
+        answers = False  # what is wrong is said by what follows
+    return read_config(workdir, GptAnswers if answers else GptPretraining)
+
+
 # Radford et al. 2019, table 2 (https://openai.com/index/better-language-models); heads as in the hparams.json of the
 # published weights (https://github.com/openai/gpt-2). The table counts other parameters: those of section 2.3 are tied.
 SMALL = GptConfig(width=768, depth=12, heads=12, mlp_width=3072)
@@ -111,6 +176,16 @@ def _published(preset: str) -> GptPretraining:
         training=TrainingConfig(steps=572_205, global_batch_size=512),
     )
 
+
+# Rates and lengths of runs as usual for small models; nothing here is of a paper.
+ANSWERS = GptAnswers(
+    model=SMALL,
+    text=AnswerSource(),
+    optimizer=OptimizerConfig(learning_rate=5e-5, warmup_steps=50, weight_decay=0.0),
+    training=TrainingConfig(
+        steps=500, global_batch_size=16, log_every=20, evaluate_every=100, checkpoint_every=100, keep_checkpoints=1
+    ),
+)
 
 PRESETS = {
     # Short rows, no dropout (no part of the text is seen often enough to be learnt by heart), larger weights at first.

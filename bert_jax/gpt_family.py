@@ -10,7 +10,8 @@ from jaxtyping import Array, Key, PyTree
 
 from bert_jax import gpt_pretraining, gpt_starting_weights, gpt_tasks, prepared_text
 from bert_jax.gpt import Gpt
-from bert_jax.gpt_config import GptPretraining
+from bert_jax.gpt_answers import Answers
+from bert_jax.gpt_config import GptPretraining, GptRun
 from bert_jax.gpt_pretraining import TextRows
 from bert_jax.pretraining import identity
 from core_jax.family import Evaluated, Evaluation, Report, Wording
@@ -36,7 +37,7 @@ class GptFamily:
         next_command='generate --init={workdir} "the capital of france is"',
     )
 
-    def adopt(self, config: GptPretraining, report: Report) -> GptPretraining:
+    def adopt(self, config: GptRun, report: Report) -> GptRun:
         """The sizes of what --init names."""
         return gpt_starting_weights.adopt_architecture(config, report)
 
@@ -50,11 +51,11 @@ class GptFamily:
         tokenizer = prepared_text.given_tokenizer(config)
         return gpt_pretraining.resolve_model(config.model, tokenizer) if tokenizer else Gpt(config.model)
 
-    def batch_shapes(self, config: GptPretraining) -> dict[str, Any]:
+    def batch_shapes(self, config: GptRun) -> dict[str, Any]:
         """Of packed rows."""
         return gpt_pretraining.batch_shapes(config)
 
-    def units(self, config: GptPretraining) -> int:
+    def units(self, config: GptRun) -> int:
         """Positions of a row."""
         return config.text.sequence_length
 
@@ -63,21 +64,21 @@ class GptFamily:
         prepared_text.make_text(config, workdir, report)
         return gpt_pretraining.open_text(config, workdir)
 
-    def name_of_rows(self, config: GptPretraining) -> str:
+    def name_of_rows(self, config: GptRun) -> str:
         """What documents are packed into."""
         del config
         return "packed rows"
 
-    def model_for(self, config: GptPretraining, data: TextRows) -> Gpt:
+    def model_for(self, config: GptRun, data: TextRows | Answers) -> Gpt:
         """The model with the vocabulary of the text."""
         return gpt_pretraining.resolve_model(config.model, data.tokenizer)
 
-    def identity(self, data: TextRows) -> dict[str, str]:
+    def identity(self, data: TextRows | Answers) -> dict[str, str]:
         """The vocabulary."""
         return identity(data.tokenizer)
 
     def load_init(
-        self, config: GptPretraining, model: Gpt, data: TextRows, fresh: PyTree, mesh: Mesh, report: Report
+        self, config: GptRun, model: Gpt, data: TextRows | Answers, fresh: PyTree, mesh: Mesh, report: Report
     ) -> PyTree:
         """The parameters of a run or of another program."""
         return gpt_starting_weights.load_init(config.init, model, data.tokenizer, fresh, mesh, report)
@@ -105,7 +106,7 @@ class GptFamily:
         return gpt_tasks.initial_params(model)
 
     def training_step(
-        self, config: GptPretraining, model: Gpt, optimizer: optax.GradientTransformation, state: State
+        self, config: GptRun, model: Gpt, optimizer: optax.GradientTransformation, state: State
     ) -> Callable[..., tuple[State, Metrics]]:
         """The jitted step."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -140,7 +141,7 @@ class GptFamily:
         }
 
     def draw(
-        self, config: GptPretraining, workdir: str, data: TextRows, evaluated: Evaluated, params: PyTree
+        self, config: GptRun, workdir: str, data: TextRows | Answers, evaluated: Evaluated, params: PyTree
     ) -> list[str]:
         """Nothing: TensorBoard has the curves."""
         del config, workdir, data, evaluated, params

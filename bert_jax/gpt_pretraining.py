@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from bert_jax.corpus import Corpus, open_corpus
 from bert_jax.gpt import Gpt
-from bert_jax.gpt_config import GptConfig, GptPretraining
+from bert_jax.gpt_config import GptConfig, GptPretraining, GptRun, read_gpt_config
 from bert_jax.gpt_tasks import initial_params, next_token_loss
 from bert_jax.ngram_baseline import KneserNey
 from bert_jax.packed_texts import PackedTexts
@@ -28,7 +28,6 @@ from core_jax.family import Evaluated, Evaluation
 from core_jax.metrics import means
 from core_jax.train import RATES
 from core_jax.trained import trained_params
-from core_jax.workdir import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ def open_text(config: GptPretraining, workdir: str) -> TextRows:
     return TextRows(tokenizer, rows(train), rows(held_out), train, held_out)
 
 
-def batch_shapes(config: GptPretraining) -> dict[str, Any]:
+def batch_shapes(config: GptRun) -> dict[str, Any]:
     """Shapes and dtypes of the global batch of a run, before there is any text."""
     size = (config.training.global_batch_size, config.text.sequence_length)
     names = ("tokens", "labels", "segments", "positions")
@@ -82,7 +81,7 @@ def load_params(model: Gpt, tokenizer: Tokenizer, workdir: str, mesh: Mesh, repo
     Raises:
       UserError: there are none, or they belong to another model or vocabulary.
     """
-    config = read_config(workdir, GptPretraining)
+    config = read_gpt_config(workdir)
     recipe = config.optimizer, config.training
     return trained_params(workdir, initial_params(model), *recipe, mesh, identity=identity(tokenizer), report=report)
 
@@ -91,7 +90,7 @@ def load_params(model: Gpt, tokenizer: Tokenizer, workdir: str, mesh: Mesh, repo
 class TrainedGpt:
     """A pretrained GPT, as its work folder holds it."""
 
-    config: GptPretraining
+    config: GptRun
     model: Gpt
     tokenizer: Tokenizer
     params: PyTree
@@ -107,7 +106,7 @@ def open_trained(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> Tra
     Raises:
       UserError: the folder holds no run of a GPT, or no checkpoint that fits.
     """
-    config = read_config(workdir, GptPretraining)
+    config = read_gpt_config(workdir)
     tokenizer = load_tokenizer(os.path.join(workdir, "tokenizer"))
     model = resolve_model(config.model, tokenizer)
     return TrainedGpt(config, model, tokenizer, load_params(model, tokenizer, workdir, mesh, report))

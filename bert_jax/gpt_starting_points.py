@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from bert_jax.gpt import Gpt
-from bert_jax.gpt_config import GptPretraining
+from bert_jax.gpt_config import GptAnswers, read_gpt_config
 from bert_jax.gpt_pretraining import open_trained, resolve_model
 from bert_jax.gpt_tasks import initial_params
 from bert_jax.gpt_weights import read_hf
@@ -21,7 +21,6 @@ from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
 from core_jax.sharding import check_mesh, tree_shardings
 from core_jax.transformer import unstack_layers
-from core_jax.workdir import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +32,12 @@ class OpenedGpt:
     params: PyTree  # on the mesh, float32
     starts: tuple[int, ...]  # what a text starts with: the end piece where that stood in front of each in training
 
+    template: str = "{prompt}"  # of a GPT that answers: what stood before the answers that it learnt from
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts to go on from as tokens."""
-        return [[*self.starts, *tokens] for tokens in self.tokenizer.encode(texts)]
+        """Texts to go on from, or to answer, as tokens."""
+        framed = [self.template.replace("{prompt}", text) for text in texts]
+        return [[*self.starts, *tokens] for tokens in self.tokenizer.encode(framed)]
 
 
 def open_gpt(init: str, mesh: Mesh, dtype: str, report: Callable[[str], None]) -> OpenedGpt:
@@ -54,14 +56,15 @@ def open_gpt(init: str, mesh: Mesh, dtype: str, report: Callable[[str], None]) -
     require(bool(init) and ":" not in init, f"--init={init}: expected hf:DIR, or the work folder of a run")
     other = f"{init} is of no GPT; for a BERT or a ViT type: python -m experiments.predict --init={init} ..."
     require(is_gpt(init), other)
-    model = resolve_model(read_config(init, GptPretraining).model, load_tokenizer(os.path.join(init, "tokenizer")))
+    model = resolve_model(read_gpt_config(init).model, load_tokenizer(os.path.join(init, "tokenizer")))
     check_mesh(mesh, jax.eval_shape(initial_params(model), jax.random.key(0)), mesh.size)
     trained = open_trained(init, mesh, report)
     params = trained.params
     if model.config.scan_layers:
         params = params | {"decoder": unstack_layers(params["decoder"])}
     config = dataclasses.replace(model.config, dtype=dtype, scan_layers=False)
-    return OpenedGpt(Gpt(config), trained.tokenizer, params, (trained.tokenizer.end_id,))
+    template = trained.config.text.template if isinstance(trained.config, GptAnswers) else OpenedGpt.template
+    return OpenedGpt(Gpt(config), trained.tokenizer, params, (trained.tokenizer.end_id,), template)
 
 
 def _open_foreign(init, mesh, dtype):

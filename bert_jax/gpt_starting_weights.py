@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from bert_jax.gpt import Gpt
-from bert_jax.gpt_config import GptConfig, GptPretraining
+from bert_jax.gpt_config import GptConfig, GptRun, read_gpt_config
 from bert_jax.gpt_pretraining import load_params
 from bert_jax.gpt_weights import from_peer_config, read_hf
 from bert_jax.pretraining import identity
@@ -19,7 +19,6 @@ from core_jax.checkpoints import check_saved
 from core_jax.config import adopt_fields, require
 from core_jax.sharding import by_path, place_like
 from core_jax.transformer import stack_layers
-from core_jax.workdir import read_config
 
 # Of a checkpoint; the other fields of a model say how it is trained and computed.
 ARCHITECTURE = (
@@ -28,7 +27,7 @@ ARCHITECTURE = (
 FOREIGN = "hf:"
 
 
-def adopt_architecture(config: GptPretraining, report: Callable[[str], None]) -> GptPretraining:
+def adopt_architecture(config: GptRun, report: Callable[[str], None]) -> GptRun:
     """The configuration with the sizes of what --init names.
 
     Args:
@@ -48,7 +47,7 @@ def architecture_of(init: str) -> GptConfig:
     if init.startswith(FOREIGN):
         return from_peer_config(pathlib.Path(init.removeprefix(FOREIGN)).expanduser() / "config.json")
     require(":" not in init, f"--init={init}: expected the work folder of a GPT, or hf:DIR")
-    return read_config(init, GptPretraining).model
+    return read_gpt_config(init).model
 
 
 def check_init(init: str) -> None:

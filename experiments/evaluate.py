@@ -10,7 +10,7 @@ from bert_jax import gpt_pretraining, pretraining
 from bert_jax.starting_points import is_fine_tuned, is_gpt
 from core_jax import distributed
 from core_jax.config import require
-from core_jax.sharding import parse_mesh
+from core_jax.sharding import check_mesh, parse_mesh
 from experiments import results, score_images, score_labels
 from experiments.console import StopRequest, parse_flags, report, run_command, say
 from experiments.families import family_of, is_of_images
@@ -52,13 +52,15 @@ def main(arguments: list[str]) -> int:
     require(not flags.data, f"--data={flags.data}: {flags.init} is pretrained, and scored on its own held-out text")
     kind: Any = gpt_pretraining if is_gpt(flags.init) else pretraining
     trained = kind.open_trained(flags.init, mesh, say)
-    text = kind.open_text(trained.config, flags.init)
-    evaluate = kind.make_evaluation(trained.model, text, trained.config, mesh)
+    check_mesh(mesh, trained.params, trained.config.training.global_batch_size)
+    family = family_of(trained.config)
+    data = family.open_data(trained.config, flags.init, say)
+    evaluate = family.make_evaluation(trained.config, trained.model, data, mesh)
     with StopRequest().listening() as stopping:
         evaluated = evaluate(trained.params, stopping)
     if evaluated is None:
         return stopping.exit_code
-    results.show_scores(family_of(trained.config).wording, f"{trained.config.preset} in {flags.init}", evaluated.scores)
+    results.show_scores(family.wording, f"{trained.config.preset} in {flags.init}", evaluated.scores)
     return 0
 
 

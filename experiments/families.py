@@ -8,8 +8,9 @@ from etils import epath
 from bert_jax.config import PRESETS as BERT_PRESETS
 from bert_jax.config import BertPretraining
 from bert_jax.family import BertFamily
+from bert_jax.gpt_answers_family import GptAnswersFamily
 from bert_jax.gpt_config import PRESETS as GPT_PRESETS
-from bert_jax.gpt_config import GptPretraining
+from bert_jax.gpt_config import GptAnswers, GptPretraining
 from bert_jax.gpt_family import GptFamily
 from core_jax.config import require
 from core_jax.errors import UserError
@@ -19,14 +20,14 @@ from vit_jax.mae_family import MaeFamily
 from vit_jax.presets import PRESETS as VIT_PRESETS
 from vit_jax.presets import VitPretraining
 
-Pretraining = BertPretraining | GptPretraining | VitPretraining
+Pretraining = BertPretraining | GptPretraining | GptAnswers | VitPretraining
 PRESETS: dict[str, Pretraining] = {**BERT_PRESETS, **GPT_PRESETS, **VIT_PRESETS}
 
 
 def family_of(config: Pretraining) -> Family:
     """Whose configuration it is."""
-    if isinstance(config, GptPretraining):
-        return GptFamily()
+    if isinstance(config, GptPretraining | GptAnswers):
+        return GptFamily() if isinstance(config, GptPretraining) else GptAnswersFamily()
     if not isinstance(config, VitPretraining):
         return BertFamily()
     return MaeFamily() if config.objective == "mae" else VitFamily()
