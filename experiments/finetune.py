@@ -21,7 +21,7 @@ from core_jax.run_lock import lock
 from core_jax.sharding import parse_mesh
 from core_jax.train import NonFiniteLossError
 from core_jax.workdir import check_shared, claim_workdir, filling
-from experiments import finetune_images, side_by_side, tuning, tuning_results
+from experiments import finetune_images, finetune_translation, side_by_side, tuning, tuning_results
 from experiments.console import StopRequest, parse_flags, report, run_command, say, value_of
 from experiments.tuning_grid import expand
 
@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
     if value_of("--task", arguments) == finetune_images.TASK:
         return finetune_images.main(arguments)
+    if value_of("--task", arguments) == finetune_translation.TASK:
+        return finetune_translation.main(arguments)
     flags = parse_flags(Finetune, arguments, "Fine-tunes BERT or GPT on labelled texts.", defaults(arguments))
     config = flags.plain()
     workdir = config.tuning.workdir or os.path.join("runs", config.labels.task.replace("/", "_"))
