@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from bert_jax.finetuning_config import TuningConfig
-from core_jax.config import OptimizerConfig, TransformerConfig, require
+from core_jax.config import ELASTIC, OptimizerConfig, TransformerConfig, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,8 @@ class PairsConfig:
     sequence_length: int = 128  # tokens of a sentence at most; longer pairs are left out of training, else cut
     held_out: float = 0.05  # share of the pairs to validate on, where there is no --validation_data
     label_smoothing: float = 0.1  # share of each label that is spread over all pieces
-    score_pairs: int = 1000  # pairs that are translated and scored at the end at most: the first ones; 0: all
+    # pairs that are translated and scored at the end at most: the first ones; 0: all
+    score_pairs: int = dataclasses.field(default=1000, metadata=ELASTIC)
 
     def __post_init__(self):
         require(0 < self.held_out < 1, f"--held_out={self.held_out}: expected a share, more than 0 and less than 1")
@@ -71,8 +72,10 @@ class Translation:
     tuning: TuningConfig
     # share that each step keeps of a moving average of the parameters, which is what is scored and kept; 0: none
     ema_decay: float = 0.999
-    beams: int = 4  # translations that are followed at once when they are scored; 1: greedy
-    length_penalty: float = 0.6  # power of the length that their log probabilities are divided by
+    # translations that are followed at once when they are scored; 1: greedy
+    beams: int = dataclasses.field(default=4, metadata=ELASTIC)
+    # power of the length that their log probabilities are divided by
+    length_penalty: float = dataclasses.field(default=0.6, metadata=ELASTIC)
 
     def __post_init__(self):
         length, positions = self.pairs.sequence_length, self.model.maximum_positions

@@ -19,7 +19,7 @@ GAME = pathlib.Path("/usr/share/games/fillets-ng/script")  # of Debian's package
 HEADING = re.compile(r"\$\$\$(.+ \d+):([1-9]\d*)$")  # a verse; verse 0 is what stands before a chapter
 LEFT_OUT = re.compile(r"<(note|title)\b[^>]*?(?:/>|>.*?</\1>)", re.DOTALL)
 TAG = re.compile(r"<[^>]*>")
-SPACED = re.compile(r" ([,.;:!?”’])")  # where a note was left out
+SPACED = re.compile(r" ([,.;:!?\u201d\u2019])")  # where a note was left out
 DIALOGUE = re.compile(r'dialogId\("([^"]+)",\s*"[^"]*",\s*"((?:[^"\\]|\\.)*)"\)\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
 
 

@@ -94,8 +94,8 @@ def open_run(config: Translation, workdir: str, mesh: Mesh, stopping: StopReques
     )
     validation = parallel_texts.encode_pairs(sets["validation"], tokenizer, longest, leave_out=False)
     say(
-        f"{workdir}: {len(train.sources):,} pairs to train on ({train.cut:,} are longer than --sequence_length={longest} "
-        f"and left out), {len(validation.sources):,} to validate on; {tokenizer.vocab_size:,} pieces of both languages"
+        f"{workdir}: {len(train.sources):,} pairs to train on ({train.cut:,} longer than --sequence_length={longest} "
+        f"are left out), {len(validation.sources):,} to validate on; {tokenizer.vocab_size:,} pieces of both languages"
     )
     return Run(config, workdir, mesh, stopping, model, tokenizer, train, validation, sets)
 

@@ -21,6 +21,7 @@ MODEL_FILES = {
     "bert_jax/model.py",
     "bert_jax/gpt.py",
     "bert_jax/gpt_for_labels.py",
+    "bert_jax/translation.py",
     "vit_jax/model.py",
     "vit_jax/resnet.py",
     "vit_jax/mae.py",
