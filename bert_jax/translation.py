@@ -62,7 +62,8 @@ class Translator(nn.Module):
           train: whether dropout is on (it needs the "dropout" randomness).
         """
         others = self.encode(sources, source_segments, train=train)
-        return self.decode(self.read(tokens, segments, train=train, others=others))
+        hidden: Any = self.read(tokens, segments, train=train, others=others)  # without a cache, states alone
+        return self.decode(hidden)
 
     def encode(self, sources: Int[Array, "B S"], segments: Int[Array, "B S"], *, train: bool = False) -> Others:
         """What the decoder looks at; `segments` are 1 at tokens, 0 at padding."""

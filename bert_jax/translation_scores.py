@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -27,5 +26,6 @@ def score_translations(found: Sequence[str], references: Sequence[str]) -> Trans
     Source: Post 2018, https://arxiv.org/abs/1804.08771; Popović 2015, https://aclanthology.org/W15-3049
     """
     bleu, chrf = BLEU(), CHRF()
-    values: list[Any] = [metric.corpus_score(list(found), [list(references)]).score for metric in (bleu, chrf)]
-    return TranslationScores(*values, str(bleu.get_signature()), str(chrf.get_signature()))
+    found, theirs = list(found), [list(references)]
+    values = [metric.corpus_score(found, theirs).score for metric in (bleu, chrf)]  # a signature is known after it
+    return TranslationScores(values[0], values[1], str(bleu.get_signature()), str(chrf.get_signature()))

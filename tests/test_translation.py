@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +94,8 @@ def test_nobody_sees_what_comes_and_all_see_the_source():
         return model.decode(model.decoder(model.token(batch["tokens"]) + target, batch["segments"], others=others))
 
     def logit(source, target):  # of place 2 of row 1, whose source has 2 tokens and target 5
-        return model.apply({"params": params}, source, target, method=shifted)[1, 2, 7]
+        logits: Any = model.apply({"params": params}, source, target, method=shifted)
+        return logits[1, 2, 7]
 
     source, target = (np.abs(np.asarray(x)).sum(-1) for x in jax.jit(jax.grad(logit, (0, 1)))(shift, shift))
     assert (source[1] > 0).tolist() == [True] * 2 + [False] * 7
