@@ -6,7 +6,7 @@ goes in and comes out, and one compiled step serves every length.
 Axes: B batch, T positions, S places of a cache (its capacity), D width, V vocabulary.
 """
 
-from typing import Any, overload
+from typing import Any, Protocol, overload, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -100,9 +100,7 @@ class Gpt(nn.Module):
           Hidden states; with a cache also the cache with the new tokens in it.
         """
         if positions is None:
-            real = jnp.ones_like(tokens) if segments is None else (segments > 0).astype(tokens.dtype)
-            before = 0 if cache is None else jnp.sum(cache.segments > 0, axis=1, keepdims=True, dtype=tokens.dtype)
-            positions = jnp.maximum(jnp.cumsum(real, axis=1) - 1 + before, 0)
+            positions = counted_positions(tokens, segments, cache)
         hidden = self.embeddings(tokens, positions, train=train)
         return self.decoder(hidden, segments, train=train, cache=cache, others=others)
 
@@ -111,8 +109,28 @@ class Gpt(nn.Module):
         return self.embeddings.token.attend(hidden)
 
 
+def counted_positions(tokens: Tokens, segments: Tokens | None, cache: KeyValueCache | None) -> Tokens:
+    """0, 1, ... at the tokens of each row without its padding, or on from those in the cache."""
+    real = jnp.ones_like(tokens) if segments is None else (segments > 0).astype(tokens.dtype)
+    before = 0 if cache is None else jnp.sum(cache.segments > 0, axis=1, keepdims=True, dtype=tokens.dtype)
+    return jnp.maximum(jnp.cumsum(real, axis=1) - 1 + before, 0)
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What prefill and decode_step ask of a model: a Gpt, or another whose methods are called and do the same."""
+
+    config: Any
+
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Gpt.read`."""
+
+    def decode(self, hidden: Any) -> Any:
+        """As `Gpt.decode`."""
+
+
 def prefill(
-    model: Gpt,
+    model: Reader,
     params: PyTree,
     tokens: Int[Array, "B T"],
     valid: Bool[Array, "B T"],
@@ -140,14 +158,14 @@ def prefill(
         f"the latter, and at most the {config.maximum_positions} positions of the model in all; shorten either",
     )
     cache = empty_cache(config, rows, length, compute_dtype(config))
-    hidden, cache = _apply(model, params, tokens, valid.astype(jnp.int32), cache=cache, others=others, method=Gpt.read)
+    hidden, cache = _apply(model, params, tokens, valid.astype(jnp.int32), cache=cache, others=others, method="read")
     last = length - 1 - jnp.argmax(valid[:, ::-1], axis=1, keepdims=True)
-    logits = _apply(model, params, gather_positions(hidden, last)[:, 0], method=Gpt.decode)
+    logits = _apply(model, params, gather_positions(hidden, last)[:, 0], method="decode")
     return logits.astype(jnp.float32), extend_cache(cache, capacity)
 
 
 def decode_step(
-    model: Gpt, params: PyTree, tokens: Int[Array, " B"], cache: KeyValueCache
+    model: Reader, params: PyTree, tokens: Int[Array, " B"], cache: KeyValueCache
 ) -> tuple[Float[Array, "B V"], KeyValueCache]:
     """Reads one token more of each row.
 
@@ -159,9 +177,9 @@ def decode_step(
     Returns:
       The logits, in float32, of what follows, and the cache with the token in it.
     """
-    hidden, cache = _apply(model, params, tokens[:, None], cache=cache, method=Gpt.read)
-    return _apply(model, params, hidden[:, 0], method=Gpt.decode).astype(jnp.float32), cache
+    hidden, cache = _apply(model, params, tokens[:, None], cache=cache, method="read")
+    return _apply(model, params, hidden[:, 0], method="decode").astype(jnp.float32), cache
 
 
-def _apply(model: Gpt, params: PyTree, *arguments: Any, **options: Any) -> Any:
+def _apply(model: Any, params: PyTree, *arguments: Any, **options: Any) -> Any:
     return model.apply({"params": params}, *arguments, **options)

@@ -48,6 +48,15 @@ def is_gpt(workdir: str) -> bool:
     return isinstance(model, dict) and model.get("causal") is True
 
 
+def is_translator(workdir: str) -> bool:
+    """Whether a work folder is of a translator.
+
+    Raises:
+      UserError: it is of no run.
+    """
+    return "pairs" in _configuration(workdir)
+
+
 def _configuration(workdir: str) -> dict[str, Any]:
     path = epath.Path(workdir) / "config.json"
     require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")

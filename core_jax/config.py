@@ -31,7 +31,8 @@ class TransformerConfig:
     mlp_width: int  # size of the hidden layer of each MLP
     norm: Literal["pre", "post"]  # side of a residual branch on which LayerNorm sits: BERT "post", ViT and GPT "pre"
     norm_epsilon: float  # added to the variance in LayerNorm
-    gelu: Literal["erf", "tanh"]  # exact GELU, or its tanh approximation
+    # between the two layers of each MLP: exact GELU or its tanh approximation; in a translator also ReLU or Swish
+    gelu: Literal["erf", "tanh", "relu", "swish"]
     dropout: float = 0.1  # probability of dropping a unit of the embeddings and of each branch's output
     attention_dropout: float = 0.1  # probability of dropping an attention weight
     # what kernels start from: a truncated normal; uniform by their fans (Glorot and Bengio 2010); or, as in GPT-2, a

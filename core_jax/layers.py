@@ -75,7 +75,12 @@ def dense(config: TransformerConfig, features: int, name: str) -> Dense:
 
 
 def gelu(config: TransformerConfig, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """GELU, exact or by tanh. Source: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415"""
+    """GELU, exact or by tanh, or what a config has in its place.
+
+    Source: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415, section 2 of which has Swish as "SiLU" as well.
+    """
+    if config.gelu in ("relu", "swish"):
+        return nn.relu(x) if config.gelu == "relu" else nn.swish(x)
     if config.gelu == "erf" and target_platform() == "cpu":
         return exact_gelu(x)
     return nn.gelu(x, approximate=config.gelu == "tanh")

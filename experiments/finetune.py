@@ -21,7 +21,14 @@ from core_jax.run_lock import lock
 from core_jax.sharding import parse_mesh
 from core_jax.train import NonFiniteLossError
 from core_jax.workdir import check_shared, claim_workdir, filling
-from experiments import finetune_answers, finetune_images, side_by_side, tuning, tuning_results
+from experiments import (
+    finetune_answers,
+    finetune_images,
+    finetune_translation,
+    side_by_side,
+    tuning,
+    tuning_results,
+)
 from experiments.console import StopRequest, parse_flags, report, run_command, say, value_of
 from experiments.tuning_grid import expand
 
@@ -47,10 +54,9 @@ class Finetune(BertFinetuning):
 
 def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
-    if value_of("--task", arguments) == finetune_images.TASK:
-        return finetune_images.main(arguments)
-    if value_of("--task", arguments) == finetune_answers.TASK:
-        return finetune_answers.main(arguments)
+    for other in (finetune_answers, finetune_images, finetune_translation):
+        if value_of("--task", arguments) == other.TASK:
+            return other.main(arguments)
     flags = parse_flags(Finetune, arguments, "Fine-tunes BERT or GPT on labelled texts.", defaults(arguments))
     config = flags.plain()
     workdir = config.tuning.workdir or os.path.join("runs", config.labels.task.replace("/", "_"))

@@ -38,7 +38,7 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
     tuned = open_label_model(init, mesh, lambda message: print(message, file=sys.stderr))
     head, needed = tuned.model.head, wanted_columns(tuned.labels, labelled=False)
     answer = make_answers(tuned.model)
-    with _lines(texts, place) as lines:
+    with given_lines(texts, place) as lines:
         numbered = enumerate(lines, start=1)
         while part := list(itertools.islice(numbered, TEXTS_AT_ONCE)):
             records = [parse_record(text, number, head, needed) for number, text in part]
@@ -58,7 +58,8 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
 
 
 @contextlib.contextmanager
-def _lines(texts: Sequence[str], place: str) -> Iterator[Iterable[str]]:
+def given_lines(texts: Sequence[str], place: str) -> Iterator[Iterable[str]]:
+    """Texts that are given, or else the lines of a file or of standard input (-)."""
     if texts or place == "-":
         yield texts or (line.rstrip("\n") for line in sys.stdin if line.strip())
         return

@@ -1,7 +1,8 @@
-"""Fills masks, labels texts, names pictures:   python -m experiments.predict --init=WORKDIR "paris is in [MASK]."
+"""Fills masks, labels or translates texts, names pictures:   python -m experiments.predict --init=WORKDIR "a [MASK]."
 
 A pretrained BERT fills every [MASK]. A fine-tuned one labels texts from arguments, a file or standard input, and a ViT
-pictures; both give JSON, a line for each. With a Whisper it does what `experiments.transcribe` does.
+pictures, and a translator translates; these give JSON, a line for each. With a Whisper it does what
+`experiments.transcribe` does.
 """
 
 import dataclasses
@@ -10,9 +11,9 @@ from typing import Annotated
 
 import tyro
 
-from bert_jax.starting_points import is_fine_tuned, is_gpt
+from bert_jax.starting_points import is_fine_tuned, is_gpt, is_translator
 from core_jax.config import require
-from experiments import classify_images, fill_masks, label_texts, transcribe
+from experiments import classify_images, fill_masks, label_texts, transcribe, translate_texts
 from experiments.console import parse_flags, run_command, value_of
 from experiments.families import is_of_images
 from experiments.speech.weights import hears
@@ -20,7 +21,7 @@ from experiments.speech.weights import hears
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Fills every [MASK] of each text with its most probable pieces, labels each text, or names each picture."""
+    """Fills every [MASK] of each text with its most probable pieces, labels or translates each, or names pictures."""
 
     # with a pretrained BERT, each with one or more [MASK]; with a fine-tuned one any text, or a JSON object of columns;
     # with a ViT paths of pictures
@@ -28,11 +29,15 @@ class Prediction:
     init: str  # work folder of a run
     top: int = 5  # pieces shown for each mask, classes for each picture
     attention: str = ""  # of a ViT: folder for drawings of where it looks in each picture
+    beams: int = 0  # of a translator: translations followed at once; 1: greedy; 0: as many as it was scored with
+    # of a translator: power of the length that the log probability of a translation is divided by
+    length_penalty: float | None = None
     input: str = ""  # of a fine-tuned model: a file with a text or JSON object a line; - is standard input
     mesh: str = "data:-1"  # of a fine-tuned model: devices by axis, as for pretraining
 
     def __post_init__(self):
         require(self.top > 0, f"--top={self.top}: expected 1 or more")
+        require(self.beams >= 0, f"--beams={self.beams}: expected 1 or more, or 0 (as it was scored)")
         require(not (self.texts and self.input), f"texts and --input={self.input} are given; expected one of them")
 
 
@@ -50,8 +55,11 @@ def main(arguments: list[str]) -> int:
         classify_images.classify(flags.init, flags.texts, flags.top, flags.attention)
         return 0
     require(not flags.attention, f"--attention={flags.attention}: {flags.init} is no ViT")
+    place = flags.input or ("" if flags.texts or sys.stdin.isatty() else "-")
+    if is_translator(flags.init):
+        beams, penalty = flags.beams, flags.length_penalty
+        return translate_texts.translate_lines(flags.init, flags.texts, place, flags.mesh, beams, penalty)
     if is_fine_tuned(flags.init):
-        place = flags.input or ("" if flags.texts or sys.stdin.isatty() else "-")
         return label_texts.label(flags.init, flags.texts, place, flags.mesh)
     require(
         not is_gpt(flags.init),

@@ -23,6 +23,7 @@ MODEL_FILES = {
     "bert_jax/gpt.py",
     "bert_jax/gpt_for_labels.py",
     "vit_jax/audio_encoder.py",
+    "bert_jax/translation.py",
     "vit_jax/model.py",
     "vit_jax/resnet.py",
     "vit_jax/mae.py",

@@ -1,0 +1,224 @@
+"""Marian models of `transformers` in and out, name by name."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from bert_jax.translation import Translator, initial_params
+from bert_jax.translation_config import TranslationConfig
+from core_jax import peer_names
+from core_jax.config import require
+from core_jax.errors import UserError
+from core_jax.model_folders import read_fields, unlike, write_fields, write_folder
+from core_jax.peer_names import check_tensors, linear, norm
+from core_jax.safetensors_files import Tensors, read_tensors, write_tensors
+from core_jax.sharding import by_path, nested
+from core_jax.transformer import unstack_layers
+
+KIND = "a Marian translator"
+ARCHITECTURE = "MarianMTModel"  # class of `transformers`
+SIZES = {  # ours -> theirs
+    "vocab_size": "vocab_size",
+    "width": "d_model",
+    "encoder_depth": "encoder_layers",
+    "depth": "decoder_layers",
+    "heads": "encoder_attention_heads",
+    "mlp_width": "encoder_ffn_dim",
+    "maximum_positions": "max_position_embeddings",
+    "pad_id": "pad_token_id",
+    "start_id": "decoder_start_token_id",
+    "end_id": "eos_token_id",
+}
+OPTIONAL = {
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "initializer_range": "init_std",
+    "scale_embedding": "scale_embedding",
+}
+# What this translator does not do, and the value that leaves it out.
+PLAIN = {
+    "model_type": "marian",
+    "share_encoder_decoder_embeddings": True,
+    "tie_word_embeddings": True,
+    "activation_dropout": 0.0,
+    "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
+}
+ALIKE = (("decoder_attention_heads", "encoder_attention_heads"), ("decoder_ffn_dim", "encoder_ffn_dim"))
+ACTIVATIONS: dict[str, Literal["erf", "tanh", "relu", "swish"]] = {
+    "relu": "relu",
+    "swish": "swish",
+    "silu": "swish",
+    "gelu": "erf",
+    "gelu_new": "tanh",
+}
+TABLE = "model.shared.weight"
+# Saved a second time by some versions: the table under other names, and the waves of the positions.
+TIED = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+WAVES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
+BIAS = "final_logits_bias"
+
+_ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
+
+
+def _block(ours: str, theirs: str, attentions: Mapping[str, str]) -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for name, peer in attentions.items():
+        for ours_part, theirs_part in _ATTENTION.items():
+            rows |= linear(f"{ours}/{name}/{ours_part}", f"{theirs}.{peer}.{theirs_part}")
+        rows |= norm(f"{ours}/{name}_norm", f"{theirs}.{peer}_layer_norm")
+    rows |= linear(f"{ours}/mlp/up", f"{theirs}.fc1") | linear(f"{ours}/mlp/down", f"{theirs}.fc2")
+    return rows | norm(f"{ours}/mlp_norm", f"{theirs}.final_layer_norm")
+
+
+NAMES = {
+    "token/embedding": TABLE,
+    "bias": BIAS,
+    **_block("encoder/block_#", "model.encoder.layers.#", {"attention": "self_attn"}),
+    **_block(
+        "decoder/block_#", "model.decoder.layers.#", {"attention": "self_attn", "cross_attention": "encoder_attn"}
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedTranslator:
+    """A translator from elsewhere."""
+
+    config: TranslationConfig  # of the unrolled model
+    params: dict[str, Any]  # in our names and shapes, float32 on the host
+
+
+def read_hf(folder: str | os.PathLike) -> ImportedTranslator:
+    """Reads a Marian model as `transformers` saves it: config.json, and model.safetensors or shards of it.
+
+    Args:
+      folder: that holds them.
+    Raises:
+      UserError: a file is missing or damaged, the model is no Marian, or its tensors are not those of its sizes: all
+        that are missing, unknown or of another shape are listed.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    config = from_peer_config(folder / "config.json")
+    return ImportedTranslator(config, to_params(read_tensors(folder), config, str(folder)))
+
+
+def write_hf(folder: str | os.PathLike, config: TranslationConfig, params: Mapping[str, Any]) -> None:
+    """Writes a Marian model that `transformers` opens: config.json and model.safetensors; both or nothing.
+
+    Args:
+      folder: to make.
+      config: of the model.
+      params: of the unrolled or scanned model, on the host or on devices.
+    Raises:
+      UserError: the folder is not empty, or the peer knows no such model.
+    """
+    require(
+        config.norm == "post" and config.norm_epsilon == 1e-5,
+        f"--norm={config.norm} with --norm_epsilon={config.norm_epsilon}: a Marian has post and 1e-5 alone",
+    )
+    leaves = by_path(unrolled_params(params))
+    tensors = {peer_names.peer_name(NAMES, path): _to_peer(path, value) for path, value in leaves.items()}
+
+    def write(temporary: pathlib.Path) -> None:
+        write_fields(temporary / "config.json", to_peer_config(config))
+        write_tensors(temporary, tensors)
+
+    write_folder(pathlib.Path(folder).expanduser(), write)
+
+
+def unrolled_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an unrolled or scanned model -> those of an unrolled one, on the host."""
+    stacks = {name: params[name] for name in ("encoder", "decoder")}
+    stacks = {name: unstack_layers(stack) if "blocks" in stack else stack for name, stack in stacks.items()}
+    return jax.tree.map(np.asarray, {**params, **stacks})
+
+
+def to_params(tensors: Tensors, config: TranslationConfig, source: str) -> dict[str, Any]:
+    """Gives tensors our names and shapes.
+
+    Args:
+      tensors: by the peer's names; of copies of the table and of the waves of positions there may be any.
+      config: that their shapes must fit.
+      source: named in errors.
+    Returns:
+      A nested dict of float32.
+    Raises:
+      UserError: tensors are missing, unknown or of another shape, or copies differ; all are listed.
+    """
+    found = {name: value for name, value in tensors.items() if name not in (*TIED, *WAVES)}
+    copies = {name: tensors[name] for name in TIED if name in tensors}
+    if TABLE not in found and copies:
+        found[TABLE] = next(iter(copies.values()))
+    table = found.get(TABLE)
+    differing = [name for name, copy in copies.items() if table is not None and not np.array_equal(copy, table)]
+    problems = [f"{name}: differs from {TABLE}, to which it must be tied" for name in differing]
+    found.setdefault(BIAS, np.zeros((1, config.vocab_size), np.float32))
+    leaves = by_path(jax.eval_shape(initial_params(Translator(config)), jax.random.key(0)))
+    names = {path: peer_names.peer_name(NAMES, path) for path in leaves}
+    expected = {names[path]: _peer_shape(path, leaf.shape) for path, leaf in leaves.items()}
+    check_tensors(found, expected, source, KIND, problems)
+    return nested(
+        {
+            path: np.ascontiguousarray(peer_names.from_peer(path, found[names[path]], leaf.shape), np.float32)
+            for path, leaf in leaves.items()
+        }
+    )
+
+
+def from_peer_config(file: pathlib.Path) -> TranslationConfig:
+    """Reads the sizes of a Marian model.
+
+    Args:
+      file: config.json of `transformers`.
+    Returns:
+      The config of the unrolled model.
+    Raises:
+      UserError: the file cannot be read, lacks a size, or describes another model.
+    """
+    fields = read_fields(file, KIND)
+    problems = unlike(fields, PLAIN)
+    problems += [f"{name} is missing" for name in SIZES.values() if name not in fields]
+    problems += [
+        f"{name} is {fields[name]!r}, expected that of {other}, {fields.get(other)!r}"
+        for name, other in ALIKE
+        if fields.get(name, fields.get(other)) != fields.get(other)
+    ]
+    activation = fields.get("activation_function", "gelu")
+    if activation not in ACTIVATIONS:
+        problems.append(f"activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+    require(not problems, f"{file} describes a model that this translator cannot be:\n  " + "\n  ".join(problems))
+    values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
+    try:
+        return TranslationConfig(**values, gelu=ACTIVATIONS[activation])
+    except TypeError as error:
+        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(SIZES.values())}") from error
+
+
+def to_peer_config(config: TranslationConfig) -> dict[str, Any]:
+    """The fields of a config.json."""
+    activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.gelu)
+    return {
+        "architectures": [ARCHITECTURE],
+        **PLAIN,
+        **{theirs: getattr(config, ours) for ours, theirs in (SIZES | OPTIONAL).items()},
+        **{theirs: getattr(config, name) for name, (theirs, _) in zip(("heads", "mlp_width"), ALIKE, strict=True)},
+        "decoder_vocab_size": config.vocab_size,
+        "forced_eos_token_id": config.end_id,
+        "is_encoder_decoder": True,
+        "activation_function": activation,
+        "dtype": "float32",
+    }
+
+
+def _peer_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *shape) if path == "bias" else peer_names.peer_shape(path, shape)
+
+
+def _to_peer(path: str, ours: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(peer_names.to_peer(path, ours, _peer_shape(path, ours.shape)))
