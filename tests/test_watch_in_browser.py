@@ -6,6 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # Points of the curves in the first panel, each by its class: those of training, those of examples not trained on.
 COUNT_POINTS = """() => Object.fromEntries([...document.querySelectorAll("#panel-0 g")].map((group) => [
     group.getAttribute("class"), group.querySelector(".curve").getAttribute("d").match(/[ML]/g).length]))"""
-REACHES = f"(points) => ({COUNT_POINTS})()['run-0 training'] === points"
+DESTROYED = "Execution context was destroyed"  # what a question hears whose page loads itself anew meanwhile
 
 
 @pytest.fixture
@@ -46,6 +49,21 @@ def open_page(browser, address, size, scheme="light"):
     return page, requests, complaints
 
 
+def wait_until(ask: Callable[[], Any], expected: Any, seconds: float = 60) -> None:
+    """Asks a page that loads itself anew every second, until it answers as expected."""
+    deadline, found = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        try:
+            found = ask()
+        except importlib.import_module("playwright.sync_api").Error as error:
+            if DESTROYED not in str(error):
+                raise
+        if found == expected:
+            return
+        time.sleep(0.05)
+    assert found == expected
+
+
 def is_only(address, requests):
     """Whether nothing but the page and what it holds itself was asked for."""
     return {request for request in requests if not request.startswith("data:")} == {address}
@@ -63,20 +81,22 @@ def test_a_page_follows_runs_in_a_browser(tmp_path, browser):
         page, requests, complaints = open_page(browser, path.as_uri(), DESKTOP)
         expected = {"training": 25, "scored": 5}
         points = {f"run-{run} {split}": count for run in (0, 1) for split, count in expected.items()}
-        assert page.evaluate(COUNT_POINTS) == points
-        assert page.locator(".state").all_inner_texts() == ["running", "running"]
+        count = lambda: page.evaluate(COUNT_POINTS)  # noqa: E731
+        wait_until(count, points)
+        wait_until(page.locator(".state").all_inner_texts, ["running", "running"])
         page.locator("button.run").nth(1).click()  # hides a run
-        assert page.evaluate(COUNT_POINTS) == {name: points[name] for name in points if name.startswith("run-0")}
+        shown = {name: points[name] for name in points if name.startswith("run-0")}
+        wait_until(count, shown)
         page.locator("#log").check()
         log(runs[0], range(52, 61, 2))
-        page.wait_for_function(REACHES, arg=30, timeout=60_000)  # loads itself anew
-        assert page.locator("#log").is_checked()
-        assert "run-1 training" not in page.evaluate(COUNT_POINTS)  # choices outlive it
+        wait_until(lambda: count().get("run-0 training"), 30)  # loads itself anew
+        wait_until(page.locator("#log").is_checked, True)
+        wait_until(lambda: "run-1 training" in count(), False)  # choices outlive it
         for run in runs:
             finish(run, steps=100)
         assert watching.wait(timeout=60) == 0
-        page.wait_for_function("() => !data.live", timeout=60_000)
-        assert page.locator(".state").all_inner_texts() == ["finished", "finished"]
+        wait_until(lambda: page.evaluate("() => !data.live"), True)
+        wait_until(page.locator(".state").all_inner_texts, ["finished", "finished"])
         assert is_only(path.as_uri(), requests)
         assert complaints == []
     finally:
