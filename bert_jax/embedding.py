@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int32, PyTree
 
 from bert_jax.config import BertConfig
-from bert_jax.labelled_rows import LabelledTexts, on_devices, shards, unlabelled_batches
+from bert_jax.labelled_rows import LabelledTexts, on_devices, unlabelled_batches
 from bert_jax.labelled_texts import join_pair
 from bert_jax.model import Bert
 from bert_jax.tokenizer import Tokenizer
 from core_jax.layers import compute_dtype, in_compute_dtype
+from core_jax.sharding import batch_parts
 
 Pooling = Literal["mean", "cls", "max"]
 
@@ -95,7 +96,7 @@ def embed_texts(
     """
     tokens = [join_pair(tokenizer, ids, None, sequence_length)[0] for ids in tokenizer.encode(texts)]
     size = {"batch_size": batch_size, "sequence_length": sequence_length}
-    batches = unlabelled_batches(unlabelled_texts(tokens, tokenizer.pad_id), **size, multiple=shards(mesh))
+    batches = unlabelled_batches(unlabelled_texts(tokens, tokenizer.pad_id), **size, multiple=batch_parts(mesh))
     parts: list[tuple[np.ndarray, np.ndarray]] = []  # places and vectors
     with jax.set_mesh(mesh):
         waiting: Any = None  # the devices compute a batch while the next is made

@@ -19,7 +19,6 @@ from bert_jax.finetuning_config import BertFinetuning, LabelsConfig
 from bert_jax.gpt_config import GptConfig
 from bert_jax.gpt_for_labels import GptForLabels
 from bert_jax.known_tasks import KNOWN_TASKS
-from bert_jax.labelled_rows import shards
 from bert_jax.labelled_texts import Columns, LabelledExamples, Record, class_names, encode_examples
 from bert_jax.labelling import ModelForLabels, initial_label_params, labelling_loss
 from bert_jax.model import BertForLabels, Head
@@ -28,16 +27,15 @@ from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.checkpoints import restore_params
 from core_jax.config import OptimizerConfig, from_json, require, to_json
-from core_jax.labelled_data import check_records, read_records
+from core_jax.labelled_data import check_records, hold_out, read_records
 from core_jax.labelled_data import class_names as known_class_names
 from core_jax.optimizers import make_optimizer
-from core_jax.sharding import check_mesh, tree_shardings, with_shardings
+from core_jax.sharding import batch_parts, check_mesh, tree_shardings, with_shardings
 from core_jax.side_by_side import SEED_AXIS, compile_side_by_side
 from core_jax.train import abstract_state, compile_step, make_step
 from core_jax.workdir import read_config, write_atomically
 
 HEADS: tuple[Head, ...] = ("classification", "regression", "token", "span", "choice")
-HELD_OUT_SEED = 20_181_011  # which examples are held out does not change with --seed
 SHOWN_CHARACTERS = 60  # of an example, in what to type next
 Records = list[dict[str, Any]]
 OUTPUTS = {"regression": 1, "span": 2, "choice": 1}  # of the linear layer, where there are no classes
@@ -128,11 +126,7 @@ def read_sets(labels: LabelsConfig) -> tuple[Records, Records, dict[str, Records
     others = {name: read_labelled(labels, *place) for name, place in held_out_sets(labels).items()}
     if "validation" in others:
         return train, others.pop("validation"), others
-    require(len(train) > 1, f"--data={labels.data} holds {len(train)} example; expected 2 or more")
-    order = np.random.Generator(np.random.Philox(HELD_OUT_SEED)).permutation(len(train))
-    held_out = set(order[: max(1, round(labels.held_out * len(train)))].tolist())
-    kept, held = ([r for i, r in enumerate(train) if (i in held_out) == wanted] for wanted in (False, True))
-    return kept, held, others
+    return *hold_out(labels.data, train, labels.held_out), others
 
 
 def sample_text(labels: LabelsConfig, record: Record) -> str:
@@ -227,7 +221,7 @@ def label_shapes(model: ModelForLabels, mesh: Mesh) -> PyTree:
       UserError: the mesh does not divide them.
     """
     shapes = jax.eval_shape(initial_label_params(model), jax.random.key(0))
-    check_mesh(mesh, shapes, shards(mesh))  # rows are added until any mesh divides a batch
+    check_mesh(mesh, shapes, batch_parts(mesh))  # rows are added until any mesh divides a batch
     return shapes
 
 

@@ -4,6 +4,7 @@ Axes: N prompts of a batch, B rows (N x samples), P tokens of a prompt, C new to
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from bert_jax.generation_settings import GenerationSettings, Shape
@@ -20,6 +21,7 @@ from core_jax.beam_search import BeamSearcher, Finished
 from core_jax.decoding import CHUNK, Decoder, row_keys, tokens_seen
 from core_jax.key_value_cache import take_rows
 from core_jax.layers import compute_dtype, in_compute_dtype
+from core_jax.plan import READING, WRITING, Planner
 from core_jax.sharding import batch_sharding
 
 QUICK_SECONDS = 0.05  # while so many tokens take less, twice as many are decoded before they are shown
@@ -102,6 +104,33 @@ class Generator:
         start = time.perf_counter()
         self._run([], [], lambda row, tokens: True)
         self.speed = Speed(compile_seconds=time.perf_counter() - start)
+
+    def plan(self, planner: Planner) -> None:
+        """Plans, for parameters that are shapes, what `write` computes: reading prompts, and each token more."""
+        place, shape = batch_sharding(self._mesh), self._shape
+        rows = shape.prompts * self._settings.samples
+        of = lambda kind, *sizes: jax.ShapeDtypeStruct(sizes, kind, sharding=place)  # noqa: E731
+        prompts = shape.prompts, shape.length
+        units = shape.prompts * shape.length, "tokens"
+        found = planner(READING, *units, self._prefill, self._params, of(jnp.int32, *prompts), of(bool, *prompts))
+        if found is None:
+            return
+        logits, cache, seen = found
+        limit = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(self._mesh, PartitionSpec()))
+        if self._searcher is not None:
+            start = functools.partial(self._searcher.start, places=self._settings.max_new_tokens)
+            state = planner.outputs(jax.jit(start), logits, cache, limit, of(bool, shape.prompts), seen)
+            if state is not None:
+                beams = shape.prompts * self._settings.search.beams
+                planner(WRITING, beams, "tokens", self._searcher.advance, self._params, state, limit)
+            return
+        assert self._decoder is not None
+        keys = of(jax.eval_shape(jax.random.key, 0).dtype, rows)
+        state = planner.outputs(self._decoder.start, logits, cache, keys, of(bool, rows), seen)
+        if state is None:
+            return
+        state = dataclasses.replace(state, ended=of(bool, rows))  # which stop strings change on the host
+        planner(WRITING, rows, "tokens", self._decoder.advance, self._params, state, keys, limit)
 
     def write(
         self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], watch: Watch | None = None

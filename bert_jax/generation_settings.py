@@ -1,7 +1,6 @@
 """How texts are continued, and in which shape: all mistakes are found before anything is compiled."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 from jax.sharding import Mesh
@@ -9,7 +8,7 @@ from jax.sharding import Mesh
 from core_jax.beam_search import BeamSettings
 from core_jax.config import require
 from core_jax.logit_filters import LogitFilters
-from core_jax.sharding import BATCH_AXES
+from core_jax.sharding import batch_parts
 
 ROUNDED = 16  # lengths of prompts are rounded up to multiples of it
 
@@ -66,7 +65,7 @@ class Shape:
         longest = max(lengths)
         length = min(-(-longest // ROUNDED) * ROUNDED, positions - settings.max_new_tokens)
         prompts = min(max(rows // max(settings.samples, settings.search.beams), 1), len(lengths))
-        replicas = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+        replicas = batch_parts(mesh)
         return cls(-(-prompts // replicas) * replicas, length, length + settings.max_new_tokens)
 
 

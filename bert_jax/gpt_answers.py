@@ -17,11 +17,10 @@ from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
 from core_jax.distributed import first_decides
-from core_jax.labelled_data import read_records
+from core_jax.labelled_data import hold_out, read_records
 from core_jax.packing import PackedEpochs, lay_out
 
 POSITIONS_PER_PAIR = 4  # a row has room for one pair in so many positions
-HELD_OUT_SEED = 20_181_011  # which pairs are held out does not change with --seed
 Pair = tuple[str, str]  # prompt, answer
 
 
@@ -105,10 +104,7 @@ def read_pairs(source: AnswerSource) -> tuple[list[Pair], list[Pair]]:
     train = read(source.data)
     if source.validation_data:
         return train, read(source.validation_data)
-    require(len(train) > 1, f"--data={source.data} holds {len(train)} pair; expected 2 or more")
-    order = np.random.Generator(np.random.Philox(HELD_OUT_SEED)).permutation(len(train))
-    held = set(order[: max(1, round(source.held_out * len(train)))].tolist())
-    return [p for i, p in enumerate(train) if i not in held], [p for i, p in enumerate(train) if i in held]
+    return hold_out(source.data, train, source.held_out)
 
 
 def encode_pairs(pairs: Sequence[Pair], source: AnswerSource, tokenizer: Tokenizer) -> list[EncodedPair]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -12,13 +11,9 @@ from bert_jax import gpt_pretraining, gpt_starting_weights
 from bert_jax.gpt import Gpt
 from bert_jax.gpt_answers import given_vocabulary, open_answers
 from bert_jax.gpt_family import GptFamily
-from bert_jax.gpt_tasks import next_token_loss
 from core_jax.config import require
-from core_jax.data import evaluation_batches
 from core_jax.family import Evaluated, Evaluation, Report, Wording
 from core_jax.labelled_data import check_records
-from core_jax.metrics import means
-from core_jax.train import RATES
 
 
 class GptAnswersFamily(GptFamily):
@@ -68,18 +63,13 @@ class GptAnswersFamily(GptFamily):
 
     def make_evaluation(self, config: Any, model: Gpt, data: Any, mesh: Mesh) -> Evaluation:
         """The scoring of held-out answers."""
-        score = jax.jit(next_token_loss(model, train=False))
+        score = gpt_pretraining.row_scoring(model, data.held_out, config.training.global_batch_size, mesh)
 
         def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
-            found: list[Any] = []
-            with jax.set_mesh(mesh):
-                for batch in evaluation_batches(data.held_out, mesh, batch_size=config.training.global_batch_size):
-                    if stopping():
-                        return None
-                    found.append(score(params, batch, jax.random.key(0))[1])
-            values = means(jax.device_get(found))
-            scores = {name: value for name, value in values.items() if name not in RATES and name != "next_loss"}
-            loss = values["next_loss"]
+            found = score(params, stopping)
+            if found is None:
+                return None
+            loss, scores = found
             return Evaluated({"loss": loss, "perplexity": float(np.exp(loss)), **scores})
 
         return evaluate

@@ -11,7 +11,7 @@ from bert_jax.gpt import Gpt, Tokens
 from bert_jax.gpt_config import GptConfig
 from bert_jax.model import Head
 from core_jax.dropout import drop_units
-from core_jax.heads import Classifier, gather_positions
+from core_jax.heads import Classifier, gather_positions, segment_members
 
 READ = ("classification", "regression", "choice")  # heads of a whole text
 
@@ -53,8 +53,8 @@ class GptForLabels(nn.Module):
         """
         del types
         starts = jnp.zeros((len(tokens), 1), jnp.int32) if cls_positions is None else cls_positions
-        own = segments[:, None, :] == jnp.arange(1, starts.shape[1] + 1)[None, :, None]
-        last = jnp.maximum(starts + jnp.sum(own, axis=2, dtype=jnp.int32) - 1, 0)
+        lengths = jnp.sum(segment_members(segments, starts.shape[1]), axis=2, dtype=jnp.int32)
+        last = jnp.maximum(starts + lengths - 1, 0)
         features = gather_positions(self.gpt.read(tokens, segments, positions, train=train), last)
         if train and self.config.dropout:
             features = drop_units(features, self.make_rng("dropout"), self.config.dropout)

@@ -23,7 +23,7 @@ from bert_jax.pretraining import identity
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
-from core_jax.data import evaluation_batches
+from core_jax.data import Examples, evaluation_batches
 from core_jax.family import Evaluated, Evaluation
 from core_jax.metrics import means
 from core_jax.train import RATES
@@ -125,24 +125,45 @@ def make_evaluation(model: Gpt, text: TextRows, config: GptPretraining, mesh: Me
       the 5-gram baseline on the same tokens; None where `stopping()` became true. The end of a document counts as a
       token, and as no byte.
     """
-    score = jax.jit(next_token_loss(model, train=False))
+    score = row_scoring(model, text.held_out, config.training.global_batch_size, mesh)
     size = functools.cache(lambda: _bytes_of(text.held_out_corpus, text.tokenizer))
     baseline = functools.cache(lambda: _ngram_loss(text))
 
     def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
+        found = score(params, stopping)
+        if found is None:
+            return None
+        loss, scores = found
+        tokens = int(text.held_out.lengths.sum())
+        described = _describe_loss("", loss, tokens, size())
+        return Evaluated(described | scores | _describe_loss("ngram_", baseline(), tokens, size()))
+
+    return evaluate
+
+
+def row_scoring(
+    model: Gpt, rows: Examples, batch_size: int, mesh: Mesh
+) -> Callable[[PyTree, Callable[[], bool]], tuple[float, dict[str, float]] | None]:
+    """Builds the scoring of packed rows.
+
+    Returns:
+      (params, stopping) -> loss in nats a token that counts, and the other scores by name; None where `stopping()`
+      became true.
+    """
+    score = jax.jit(next_token_loss(model, train=False))
+
+    def run(params: PyTree, stopping: Callable[[], bool]) -> tuple[float, dict[str, float]] | None:
         found: list[Any] = []
         with jax.set_mesh(mesh):
-            for batch in evaluation_batches(text.held_out, mesh, batch_size=config.training.global_batch_size):
+            for batch in evaluation_batches(rows, mesh, batch_size=batch_size):
                 if stopping():
                     return None
                 found.append(score(params, batch, jax.random.key(0))[1])
         values = means(jax.device_get(found))
-        scores = {name: value for name, value in values.items() if name not in RATES and name != "next_loss"}
-        tokens = int(text.held_out.lengths.sum())
-        described = _describe_loss("", values["next_loss"], tokens, size())
-        return Evaluated(described | scores | _describe_loss("ngram_", baseline(), tokens, size()))
+        loss = values.pop("next_loss")
+        return loss, {name: value for name, value in values.items() if name not in RATES}
 
-    return evaluate
+    return run
 
 
 def _ngram_loss(text: TextRows) -> float:

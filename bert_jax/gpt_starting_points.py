@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,12 +15,12 @@ from bert_jax.gpt import Gpt
 from bert_jax.gpt_config import GptAnswers, read_gpt_config
 from bert_jax.gpt_pretraining import open_trained, resolve_model
 from bert_jax.gpt_tasks import initial_params
-from bert_jax.gpt_weights import read_hf
+from bert_jax.gpt_weights import from_peer_config, read_hf
 from bert_jax.starting_points import is_gpt
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
-from core_jax.sharding import check_mesh, tree_shardings
+from core_jax.sharding import check_mesh, tree_shardings, with_shardings
 from core_jax.transformer import unstack_layers
 
 
@@ -65,6 +66,31 @@ def open_gpt(init: str, mesh: Mesh, dtype: str, report: Callable[[str], None]) -
     config = dataclasses.replace(model.config, dtype=dtype, scan_layers=False)
     template = trained.config.text.template if isinstance(trained.config, GptAnswers) else OpenedGpt.template
     return OpenedGpt(Gpt(config), trained.tokenizer, params, (trained.tokenizer.end_id,), template)
+
+
+def open_sizes(init: str, mesh: Mesh, dtype: str) -> OpenedGpt:
+    """What --init names, to plan with: shapes stand for parameters, which are not read.
+
+    Args:
+      init, dtype: as for `open_gpt`.
+      mesh: that is planned for.
+    Raises:
+      UserError: nothing is there, it cannot be read, it is no GPT, or the mesh does not divide it.
+    """
+    template, starts = OpenedGpt.template, ()
+    if init.startswith("hf:"):
+        folder = pathlib.Path(init.removeprefix("hf:")).expanduser()
+        config, tokenizer = from_peer_config(folder / "config.json"), load_tokenizer(folder)
+        rows = config.vocab_size + -config.vocab_size % mesh.shape["tensor"]
+        config = dataclasses.replace(config, vocab_size=rows)
+    else:
+        run, tokenizer = read_gpt_config(init), load_tokenizer(os.path.join(init, "tokenizer"))
+        config, starts = resolve_model(run.model, tokenizer).config, (tokenizer.end_id,)
+        template = run.text.template if isinstance(run, GptAnswers) else template
+    model = Gpt(dataclasses.replace(config, dtype=dtype, scan_layers=False))
+    shapes = jax.eval_shape(initial_params(model), jax.random.key(0))
+    check_mesh(mesh, shapes, mesh.size)
+    return OpenedGpt(model, tokenizer, with_shardings(shapes, mesh), starts, template)
 
 
 def _open_foreign(init, mesh, dtype):

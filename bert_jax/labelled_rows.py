@@ -7,7 +7,6 @@ Axes: N texts, R rows, T positions, S texts of a row, G examples (groups of text
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from bert_jax.model import Head
 from core_jax.data import Order
 from core_jax.draws import generator
 from core_jax.packing import lay_out, plan_rows
-from core_jax.sharding import BATCH_AXES, global_batch, local_rows
+from core_jax.sharding import batch_parts, global_batch, local_rows
 
 SHORTEST = 8  # positions of a row for each of the texts that it may hold
 STEPS_AN_OCTAVE = 4  # numbers of rows that occur between one and its double
@@ -190,11 +189,6 @@ def without_places(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name != "texts"}
 
 
-def shards(mesh: Mesh) -> int:
-    """The number of parts that a batch has."""
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-
-
 def labelled_batches(
     data: LabelledTexts,
     mesh: Mesh,
@@ -216,7 +210,7 @@ def labelled_batches(
       first_step: number of steps already taken.
       last_step: number of steps at which the run ends.
     """
-    order, multiple = Order(len(data), seed), shards(mesh)
+    order, multiple = Order(len(data), seed), batch_parts(mesh)
 
     def draw(step: int) -> dict[str, Any]:
         return pack_texts(data, draw_examples(order, step, batch_size), sequence_length, multiple, seed)
@@ -266,7 +260,7 @@ def scoring_batches(
       Which texts stand where, the batch on the host, and the batch on the devices.
     """
     for drawn in batches_by_length(data, batch_size):
-        batch = pack_texts(data, drawn, sequence_length, shards(mesh))
+        batch = pack_texts(data, drawn, sequence_length, batch_parts(mesh))
         yield batch["texts"], batch, on_devices(batch, mesh)
 
 

@@ -5,6 +5,7 @@ Axes: N pairs, B rows, L places.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,16 +15,18 @@ from jaxtyping import PyTree
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from bert_jax.prepared_text import is_foreign
+from bert_jax.t5_vocabulary import T5Vocabulary
 from bert_jax.tokenizer import SentencePiece, Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
-from bert_jax.tokenizer_training import train_sentencepiece
+from bert_jax.tokenizer_training import train_sentencepiece, train_t5_vocabulary
 from bert_jax.translation_config import PairsConfig, TranslationConfig
 from bert_jax.translator import bucket_length
 from core_jax.config import require
 from core_jax.labelled_data import check_records, read_records
 from core_jax.sharding import global_batch, local_rows
 
-TRAINED = {"sentencepiece": "unigram", "sentencepiece-bpe": "bpe"}
+T5 = "sentencepiece-t5"
+TRAINED = {"sentencepiece": "unigram", "sentencepiece-bpe": "bpe", T5: "unigram"}
 TEXT_ROWS = 256  # sources that are compared with all of training at once
 
 
@@ -66,7 +69,8 @@ def check_pairs(config: PairsConfig) -> None:
         check_records(data, (config.source_column, config.target_column), split=split, data_dir=config.data_dir or None)
     require(
         not is_foreign(config.tokenizer),
-        f"--tokenizer={config.tokenizer}: expected {', '.join(TRAINED)}, or the path of a SentencePiece *.model",
+        f"--tokenizer={config.tokenizer}: expected {', '.join(TRAINED)}, or the path of a SentencePiece *.model, or of "
+        "a folder with that of a T5",
     )
 
 
@@ -114,10 +118,13 @@ def vocabulary(config: PairsConfig, model: TranslationConfig, pairs: Pairs) -> T
     if config.tokenizer not in TRAINED:
         found = load_tokenizer(config.tokenizer)
         needed = f"--tokenizer={config.tokenizer} is no SentencePiece, which writes text as it was; expected a *.model"
-        require(isinstance(found, SentencePiece), needed)
+        require(isinstance(found, SentencePiece | T5Vocabulary), needed)
         return found
     kind: Any = TRAINED[config.tokenizer]
-    return train_sentencepiece([*pairs.sources, *pairs.targets], model.vocab_size, kind)
+    texts = [*pairs.sources, *pairs.targets]
+    if config.tokenizer == T5:
+        return train_t5_vocabulary(texts, model.vocab_size)
+    return train_sentencepiece(texts, model.vocab_size, kind)
 
 
 def with_vocabulary(model: TranslationConfig, tokenizer: Tokenizer) -> TranslationConfig:
@@ -131,25 +138,35 @@ def with_vocabulary(model: TranslationConfig, tokenizer: Tokenizer) -> Translati
     )
 
 
-def encode_sources(texts: Sequence[str], tokenizer: Tokenizer, longest: int) -> list[list[int]]:
-    """Tokens of each text with the one that ends it, cut to the longest."""
-    return [[*tokens[: longest - 1], tokenizer.end_id] for tokens in tokenizer.encode(texts)]
+def encode_sources(texts: Sequence[str], tokenizer: Tokenizer, longest: int, *, starts: bool) -> list[list[int]]:
+    """Tokens of each text, cut, with the one that ends it and, if asked to, the one that starts texts."""
+    before = [tokenizer.start_id] * starts
+    return [[*before, *tokens[: longest - 1 - starts], tokenizer.end_id] for tokens in tokenizer.encode(texts)]
 
 
-def encode_pairs(pairs: Pairs, tokenizer: Tokenizer, longest: int, *, leave_out: bool) -> EncodedPairs:
+def encode_pairs(
+    pairs: Pairs, tokenizer: Tokenizer, longest: int, *, leave_out: bool, starts: bool = False
+) -> EncodedPairs:
     """Pairs as tokens.
 
     Args:
       pairs: as text.
       tokenizer: of both languages.
-      longest: tokens of a sentence at most, the one that ends it included.
+      longest: tokens of a sentence at most, those at its ends included.
       leave_out: whether pairs with a longer sentence are left out, instead of cut.
+      starts: whether sources begin with the piece that starts texts.
     """
-    sides = [tokenizer.encode(texts) for texts in (pairs.sources, pairs.targets)]
-    fits = [max(map(len, pair)) < longest for pair in zip(*sides, strict=True)]
+    sources = encode_sources(pairs.sources, tokenizer, sys.maxsize, starts=starts)
+    targets = encode_sources(pairs.targets, tokenizer.targets, sys.maxsize, starts=False)
+    fits = [max(map(len, pair)) <= longest for pair in zip(sources, targets, strict=True)]
     kept = [index for index, fit in enumerate(fits) if fit or not leave_out]
-    sources, targets = ([[*side[i][: longest - 1], tokenizer.end_id] for i in kept] for side in sides)
-    return EncodedPairs(sources, targets, fits.count(False))
+    ours, theirs = ([_cut(side[index], longest) for index in kept] for side in (sources, targets))
+    return EncodedPairs(ours, theirs, fits.count(False))
+
+
+def _cut(tokens, longest):
+    """With its last token all the same: that ends it."""
+    return tokens if len(tokens) <= longest else [*tokens[: longest - 1], tokens[-1]]
 
 
 class BucketedBatches:

@@ -17,10 +17,10 @@ from bert_jax.labelled_rows import (
     made_ahead,
     plan_texts,
     rounded_rows,
-    shards,
     without_places,
 )
 from core_jax.data import Order
+from core_jax.sharding import batch_parts
 from core_jax.side_by_side import stacked_batch
 
 
@@ -71,7 +71,7 @@ def batches_of_seeds(
       first_step: number of steps already taken.
       last_step: number of steps at which the runs end.
     """
-    orders, multiple = [Order(len(data), seed) for seed in seeds], shards(mesh)
+    orders, multiple = [Order(len(data), seed) for seed in seeds], batch_parts(mesh)
 
     def draw(step: int) -> list[dict[str, Any]]:
         drawn = [draw_examples(order, step, batch_size) for order in orders]

@@ -1,11 +1,8 @@
 """What a task can start from: a Hugging Face folder, an original checkpoint, or the work folder of a run."""
 
 import dataclasses
-import json
 from collections.abc import Callable
-from typing import Any
 
-from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -16,8 +13,12 @@ from bert_jax.prepared_text import is_foreign
 from bert_jax.pretraining import open_trained
 from bert_jax.starting_weights import read_foreign
 from bert_jax.tokenizer import Tokenizer
+from bert_jax.translator_folders import names_known
 from core_jax.config import require
-from core_jax.errors import UserError
+from core_jax.model_folders import model_type
+from core_jax.workdir import read_run_fields
+
+GPT = "gpt2"  # what `transformers` calls it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ def is_fine_tuned(workdir: str) -> bool:
     Raises:
       UserError: it is of no run.
     """
-    return "tuning" in _configuration(workdir)
+    return "tuning" in read_run_fields(workdir)
 
 
 def is_gpt(workdir: str) -> bool:
@@ -44,8 +45,17 @@ def is_gpt(workdir: str) -> bool:
     Raises:
       UserError: it is of no run.
     """
-    model = _configuration(workdir).get("model")
+    model = read_run_fields(workdir).get("model")
     return isinstance(model, dict) and model.get("causal") is True
+
+
+def names_gpt(place: str) -> bool:
+    """Whether a place is the work folder of a pretrained GPT, or hf:DIR of one.
+
+    Raises:
+      UserError: it is a folder of no run.
+    """
+    return model_type(place) == GPT if ":" in place else is_gpt(place)
 
 
 def is_translator(workdir: str) -> bool:
@@ -54,17 +64,16 @@ def is_translator(workdir: str) -> bool:
     Raises:
       UserError: it is of no run.
     """
-    return "pairs" in _configuration(workdir)
+    return "pairs" in read_run_fields(workdir)
 
 
-def _configuration(workdir: str) -> dict[str, Any]:
-    path = epath.Path(workdir) / "config.json"
-    require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
-    try:
-        found = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
-    return found if isinstance(found, dict) else {}
+def names_translator(place: str) -> bool:
+    """Whether a place is the work folder of a translator, or hf:DIR of one.
+
+    Raises:
+      UserError: it is a folder of no run.
+    """
+    return names_known(place) if ":" in place else is_translator(place)
 
 
 def open_starting_point(init: str, mesh: Mesh, sequence_length: int, report: Callable[[str], None]) -> StartingPoint:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int32
 
 from core_jax.atomic_files import write_atomically
 from core_jax.errors import UserError
+from core_jax.text_files import characters_before
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids in the vocabularies trained here: 0 to 4
 ALIASES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>"}
@@ -79,7 +80,7 @@ class Tokenizer(abc.ABC):
         """Writes the files that `load_tokenizer` reads back, each atomically, into a folder that it makes."""
 
     @abc.abstractmethod
-    def _serialized(self) -> bytes:
+    def _serialized(self) -> Any:
         """The whole tokenizer, as the class takes it."""
 
     def __reduce__(self):  # the libraries' own pickling loses settings
@@ -111,6 +112,11 @@ class Tokenizer(abc.ABC):
             for place, (part, ids) in enumerate(zip(parts, encoded, strict=True))
             for index in ([self._special_ids[part]] if place % 2 else ids)
         ]
+
+    @property
+    def targets(self) -> "Tokenizer":
+        """What cuts texts that are translated into; another only where two languages are cut by models of their own."""
+        return self
 
     def piece(self, index: int) -> str:
         """The piece that a token id stands for."""
@@ -266,12 +272,15 @@ class SentencePiece(Tokenizer):
 
     def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Token ids of each text, and where each token stands in it."""
-        encode: Any = self._processor.encode  # its types know only one of the texts' kinds of output
-        encoded = [encode(text, out_type="immutable_proto").pieces for text in texts]
-        return [([piece.id for piece in text], [(piece.begin, piece.end) for piece in text]) for text in encoded]
+        encode: Any = self._processor.encode
+        found = [(encode(text, out_type="proto").pieces, characters_before(text)) for text in texts]
+        return [([p.id for p in ps], [(before[p.begin], before[p.end]) for p in ps]) for ps, before in found]
 
-    def _serialized(self) -> bytes:
+    def model_proto(self) -> bytes:
+        """The content of a *.model file."""
         return self._processor.serialized_model_proto()
+
+    _serialized = model_proto
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that token ids stand for, with special tokens as `[MASK]` and so on."""
@@ -286,4 +295,4 @@ class SentencePiece(Tokenizer):
         """Writes tokenizer.model."""
         folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "tokenizer.model", self._serialized())
+        write_atomically(folder / "tokenizer.model", self.model_proto())

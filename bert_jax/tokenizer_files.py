@@ -5,6 +5,8 @@ import json
 import tokenizers
 from etils import epath
 
+from bert_jax.marian_vocabulary import SOURCE, read_marian_vocabulary
+from bert_jax.t5_vocabulary import is_t5, read_t5_vocabulary
 from bert_jax.tokenizer import (
     END_OF_TEXT,
     SPECIAL_PIECES,
@@ -24,8 +26,8 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     """Reads a tokenizer.
 
     Args:
-      path: a folder (written by `save`, or of a Hugging Face model), or a vocab.txt, tokenizer.json or *.model file, or
-        GPT-2's vocab.json with its merges.txt beside it.
+      path: a folder (written by `save`, or of a Hugging Face model, a Marian or T5 too), or a vocab.txt, tokenizer.json
+        or *.model file, or GPT-2's vocab.json with its merges.txt beside it.
     Returns:
       The tokenizer. From a vocab.txt it lower-cases unless the vocabulary holds capitals or the tokenizer_config.json
       beside it says otherwise.
@@ -33,13 +35,15 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
       UserError: no such file, a file of another kind, or a special piece is missing.
     """
     file = epath.Path(path).expanduser()
-    if file.is_dir():
+    if file.is_dir() and not ((file / SOURCE).exists() or is_t5(file)):
         file = _file_in(file)
     if not file.exists():
         raise UserError(
             f"no tokenizer at {file}: expected a folder, a vocab.txt, a tokenizer.json or a SentencePiece *.model file"
         )
     try:
+        if file.is_dir():
+            return read_marian_vocabulary(file) if (file / SOURCE).exists() else read_t5_vocabulary(file)
         if file.suffix == ".json":
             return _load_merges(file) if file.name == "vocab.json" else _load_json(file)
         return SentencePiece(file.read_bytes()) if file.suffix == ".model" else _load_vocabulary(file)

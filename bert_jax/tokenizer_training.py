@@ -10,6 +10,7 @@ from typing import Any, Literal
 import sentencepiece
 import tokenizers
 
+from bert_jax.t5_vocabulary import T5Vocabulary, from_model
 from bert_jax.tokenizer import END_OF_TEXT, SPECIAL_PIECES, ByteLevelBpe, SentencePiece, WordPiece
 from core_jax.errors import UserError
 
@@ -117,6 +118,22 @@ def train_sentencepiece(
     Raises:
       UserError: no text, or `vocab_size` is too small for the characters of the text.
     """
+    named = {"pad_piece": SPECIAL_PIECES[0], "unk_piece": SPECIAL_PIECES[1], "control_symbols": [*SPECIAL_PIECES[2:]]}
+    return SentencePiece(_train_pieces(texts, vocab_size, model_type, {"unk_id": 1, "eos_id": -1, **named}))
+
+
+def train_t5_vocabulary(texts: Iterable[str], vocab_size: int) -> T5Vocabulary:
+    """Trains a unigram SentencePiece model with the special pieces of a T5, at the ids 0 to 2, and no sentinels.
+
+    Args:
+      texts, vocab_size: as for `train_sentencepiece`.
+    Raises:
+      UserError: as there.
+    """
+    return from_model(_train_pieces(texts, vocab_size, "unigram", {"unk_id": 2, "eos_id": 1, "pad_piece": "<pad>"}))
+
+
+def _train_pieces(texts, vocab_size, model_type, special: dict[str, Any]) -> bytes:
     lines = itertools.islice(_short_lines(texts), MOST_LINES)
     first = next(lines, None)
     if first is None:
@@ -130,12 +147,8 @@ def train_sentencepiece(
             hard_vocab_limit=False,
             model_type=model_type,
             pad_id=0,
-            unk_id=1,
             bos_id=-1,
-            eos_id=-1,
-            pad_piece=SPECIAL_PIECES[0],
-            unk_piece=SPECIAL_PIECES[1],
-            control_symbols=list(SPECIAL_PIECES[2:]),
+            **special,
             max_sentence_length=4 * LONGEST_LINE,
             num_threads=4,  # fixed: sums of floats depend on it
             minloglevel=2,
@@ -148,7 +161,7 @@ def train_sentencepiece(
             f"--vocab_size={vocab_size} has no room for the {needed[1]} characters and special pieces of this text. "
             f"Type a larger one, such as --vocab_size={4 * int(needed[1])}"
         ) from error
-    return SentencePiece(model.getvalue())
+    return model.getvalue()
 
 
 def train_byte_level_bpe(texts: Iterable[str], vocab_size: int) -> ByteLevelBpe:

@@ -9,11 +9,13 @@ from typing import Literal
 
 import tokenizers
 
+from bert_jax.transcript_vocabulary import FILE, read_vocabulary
 from core_jax.config import require
 from core_jax.errors import UserError
 
 STEP_SECONDS = 0.02  # between two time stamps
 STARTS, ENDS, PLAIN = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
+STARTS_PREVIOUS = "<|startofprev|>"  # stands before what was said earlier
 LANGUAGE = re.compile(r"<\|([a-z]{2,3})\|>")
 Task = Literal["transcribe", "translate"]
 
@@ -50,18 +52,20 @@ class TranscriptTokens:
 
     @classmethod
     def read(cls, folder: pathlib.Path, *, languages: bool) -> "TranscriptTokens":
-        """Reads tokenizer.json.
+        """Reads tokenizer.json, or the older vocab.json with merges.txt.
 
         Raises:
-          UserError: it is not there, or damaged.
+          UserError: neither is there, or it is damaged.
         """
-        file = folder / "tokenizer.json"
+        content = read_vocabulary(folder)
         try:
-            return cls(tokenizers.Tokenizer.from_str(file.read_text()), languages=languages)
+            return cls(tokenizers.Tokenizer.from_buffer(content), languages=languages)
         except UserError as error:
-            raise UserError(f"{file}: {error}") from None
+            raise UserError(f"{folder}: {error}") from None
         except Exception as error:  # the only class that `tokenizers` raises
-            raise UserError(f"{file} cannot be read ({error}); expected the vocabulary of the model") from error
+            raise UserError(
+                f"{folder / FILE} cannot be read ({error}); expected the vocabulary of the model"
+            ) from error
 
     def prompt(self, language: str, task: Task, *, stamps: bool) -> list[int]:
         """What stands before a transcript.
@@ -87,9 +91,28 @@ class TranscriptTokens:
         """The first piece alone, after which a model tells the language."""
         return [self._ids[STARTS]]
 
+    @property
+    def special_pieces(self) -> list[str]:
+        """The pieces that are no text and no time stamp, in the order of their ids."""
+        pieces = sorted((index, piece) for piece, index in self._ids.items() if self.end_id <= index <= self.plain_id)
+        return [piece for _, piece in pieces]
+
+    def id_of(self, piece: str) -> int | None:
+        """Its id; None where the vocabulary lacks it."""
+        return self._ids.get(piece)
+
     def text(self, tokens: Sequence[int]) -> str:
         """The words of a transcript; time stamps and other special pieces are left out."""
         return self._tokenizer.decode([token for token in tokens if token < self.end_id])
+
+    def piece(self, token: int) -> str:
+        """One piece as text; special ones have names."""
+        return self._tokenizer.decode([token], skip_special_tokens=False).strip()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """What is said as pieces; a blank stands before it, as before what a model writes."""
+        found = self._tokenizer.encode_batch([f" {text.strip()}" for text in texts], add_special_tokens=False)
+        return [one.ids for one in found]
 
     def segments(self, tokens: Sequence[int], seconds: float) -> tuple[list[Segment], float]:
         """Cuts the transcript of a window where two time stamps follow each other.

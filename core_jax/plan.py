@@ -1,4 +1,4 @@
-"""What a training step would do on a TPU slice that is not here: compiled by the real compiler, then added up."""
+"""What a step would do on a TPU slice that is not here: compiled by the real compiler, then added up."""
 
 import dataclasses
 import re
@@ -9,9 +9,11 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from core_jax.flops import count_flops
+from core_jax.flops import count_operations
 from core_jax.topologies import GIB, Topology
 from core_jax.traffic import read_traffic
+
+READING, WRITING = "reading", "each token more"  # the calls of a command that writes texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +57,58 @@ def make_plan(step: Any, arguments: tuple[PyTree, ...], model_flops: float, mesh
     Source: Williams et al. 2009 (roofline), https://doi.org/10.1145/1498765.1498785; Chowdhery et al. 2022 (MFU),
       https://arxiv.org/abs/2204.02311, appendix B.
     """
+    return _plan(step, arguments, model_flops, mesh, topology)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedCall:
+    """One of several functions that a command calls."""
+
+    plan: Plan
+    units: int  # what a call computes, such as tokens
+    unit: str
+
+
+class Planner:
+    """Plans the calls of a command one after the other: each may take what an earlier one gives."""
+
+    def __init__(self, mesh: Mesh, topology: Topology):
+        """Plans for the devices of `mesh`, a slice's."""
+        self.mesh, self.topology = mesh, topology
+        self.calls: dict[str, PlannedCall] = {}  # by the names that they were given
+        self.fits = True
+
+    def __call__(self, name: str, units: int, unit: str, function: Any, *arguments: Any) -> Any:
+        """Plans a call.
+
+        Args:
+          name: to report it by.
+          units, unit: what a call computes, such as 8 tokens.
+          function: jitted.
+          arguments: shapes that know their shardings, and static values.
+        Returns:
+          Shapes of what it gives, which know the shardings that the compiler chose; None where it does not fit.
+        """
+        plan, outputs = _plan(function, arguments, None, self.mesh, self.topology)
+        self.calls[name] = PlannedCall(plan, units, unit)
+        self.fits &= plan.fits
+        return outputs
+
+    def outputs(self, function: Any, *arguments: Any) -> Any:
+        """Shapes of what a jitted function gives, one too small to be reported; None where it does not fit."""
+        plan, outputs = _plan(function, arguments, None, self.mesh, self.topology)
+        self.fits &= plan.fits
+        return outputs
+
+
+def _plan(step, arguments, model_flops, mesh, topology):
+    """The plan, and shapes of what the step gives; a model needs what is computed where `model_flops` is None."""
     chip, start = topology.chip, time.perf_counter()
     with jax.set_mesh(mesh):
-        flops = count_flops(step, *arguments) / topology.chips
-        compiled, message = _compile(step, arguments)
+        traced = step.trace(*arguments)
+        flops = count_operations(traced.jaxpr.jaxpr) / topology.chips
+        compiled, message = _compile(traced)
+    model_flops = flops * topology.chips if model_flops is None else model_flops
     plan = Plan(
         topology=topology.name,
         chips=topology.chips,
@@ -82,12 +132,15 @@ def make_plan(step: Any, arguments: tuple[PyTree, ...], model_flops: float, mesh
         compile_seconds=time.perf_counter() - start,
         message=message,
     )
-    return plan if compiled is None else _measure(plan, compiled, topology)
+    if compiled is None:
+        return plan, None
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+    return _measure(plan, compiled, topology), jax.tree.map(place, traced.out_info, compiled.output_shardings)
 
 
-def _compile(step, arguments):
+def _compile(traced):
     try:
-        return step.lower(*arguments).compile(), ""
+        return traced.lower().compile(), ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -132,7 +185,7 @@ def describe_plan(plan: Plan, units: int, steps: int, unit: str = "tokens") -> l
     Args:
       plan: from `make_plan`.
       units: of a global batch, such as its positions.
-      steps: of the whole run.
+      steps: of the whole run; 0: there is none.
       unit: what is counted.
     """
     rows = [
@@ -156,6 +209,5 @@ def describe_plan(plan: Plan, units: int, steps: int, unit: str = "tokens") -> l
         ("step, at least", f"{1e3 * seconds:.1f} ms, bound by {plan.bound}"),
         ("MFU, at most", f"{100 * plan.mfu_bound:.1f} %"),
         (f"{unit} a second, at most", f"{units / seconds:,.0f}"),
-        (f"{steps:,} steps, at least", f"{steps * seconds / 86_400:.2f} days"),
     ]
-    return rows
+    return rows + ([(f"{steps:,} steps, at least", f"{steps * seconds / 86_400:.2f} days")] if steps else [])

@@ -22,13 +22,14 @@ BATCH_AXES = ("data", "fsdp")
 RULES: tuple[tuple[str, P], ...] = (
     (r"token/embedding$", P("tensor", "fsdp")),
     (r"(position|type)/embedding$", P(None, "fsdp")),
+    (r"relative/embedding$", P(None, "tensor")),
     (r"patch/kernel$", P(None, None, None, "fsdp")),
     (r"stem/\w+/(conv_\d|projection)/kernel$", P(None, None, None, "fsdp")),
     (r"attention/(query|key|value)/kernel$", P("fsdp", "tensor", None)),
     (r"attention/(query|key|value)/bias$", P("tensor", None)),
     (r"attention/out/kernel$", P("tensor", None, "fsdp")),
-    (r"mlp/up/kernel$", P("fsdp", "tensor")),
-    (r"mlp/up/bias$", P("tensor")),
+    (r"mlp/(up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"mlp/(up|gate)/bias$", P("tensor")),
     (r"mlp/down/kernel$", P("tensor", "fsdp")),
     (r"token_prediction/bias$", P("tensor")),
     # LayerNorm, biases of the width, scalars; and the kernels of pooler, heads and classifiers: they see few positions,
@@ -108,6 +109,12 @@ def with_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
         shapes,
         tree_shardings(shapes, mesh),
     )
+
+
+def on_mesh(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays, or shapes, put where the rules say."""
+    is_shape = all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+    return with_shardings(tree, mesh) if is_shape else jax.device_put(tree, tree_shardings(tree, mesh))
 
 
 def path_name(path: Any) -> str:
@@ -205,6 +212,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """The number of parts that a batch is divided into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def local_rows(mesh: Mesh, batch_size: int) -> Int64[np.ndarray, " rows"]:
     """The rows of the global batch that this host's devices hold, in order.
 
@@ -223,7 +235,7 @@ def global_batch(local: PyTree[np.ndarray], mesh: Mesh) -> PyTree[Array]:
     Returns:
       Arrays whose rows are those of all hosts.
     """
-    sharding, parts = batch_sharding(mesh), math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    sharding, parts = batch_sharding(mesh), batch_parts(mesh)
     held = local_rows(mesh, parts)  # parts of the batch that are here
 
     def join(rows):

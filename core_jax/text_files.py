@@ -1,5 +1,6 @@
 """Documents in text files and JSON lines, whole or in stretches, which share none and lose none."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -178,3 +179,11 @@ def column_advice(columns: list[str]) -> str:
     if not columns:
         return "There is no column of text"
     return f"Columns of text: {', '.join(columns)}. Type for example: --text_column={columns[0]}"
+
+
+def characters_before(text: str) -> list[int]:
+    """How many characters of a text begin before each byte of its UTF-8, and before its end.
+
+    It is for libraries that count bytes. Inside a character of several bytes it is counted already.
+    """
+    return [0, *itertools.accumulate((byte & 0xC0) != 0x80 for byte in text.encode())]  # later bytes begin with 10

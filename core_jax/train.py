@@ -30,6 +30,7 @@ Preparation = Callable[[dict[str, Any], Key[Array, ""]], dict[str, Any]]
 RATES = {
     "useful_positions": "useful_tokens_per_second",
     "useful_images": "images_per_second",
+    "useful_seconds": "seconds_of_sound_per_second",
     "useful_flops": "model_flops_per_second",
 }
 PREPARATION = 2**32 - 1  # folded into a step's key for its preparation: no part of a batch has this number

@@ -15,7 +15,8 @@ from core_jax.config import TransformerConfig
 from core_jax.dropout import drop_rows, drop_units
 from core_jax.key_value_cache import KeysValues, KeyValueCache, LayerCache, add_places
 from core_jax.layers import Dense, dense, gelu, initializer, layer_norm
-from core_jax.multihead_attention import Attention, CrossAttention, Hidden, Others, Segments
+from core_jax.multihead_attention import Attention, Bias, CrossAttention, Hidden, Others, Segments
+from core_jax.relative_positions import RelativeBias
 from core_jax.sharding import BATCH_AXES, constrain
 from core_jax.splash_attention import ATTENTION_NAME
 
@@ -32,15 +33,25 @@ SCAN_KEEPS = jax.checkpoint_policies.save_from_both_policies(jax.checkpoint_poli
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between."""
+    """Two linear layers with GELU between, whose output a gate may multiply.
+
+    Source: gates from Shazeer 2020, https://arxiv.org/abs/2002.05202
+    """
 
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: Hidden) -> Hidden:
+    def __call__(self, x: Hidden, train: bool = False) -> Hidden:
         """Transforms each position by itself."""
-        hidden = gelu(self.config, dense(self.config, self.config.mlp_width, "up")(x))
-        return Dense(self.config, self.config.width, initializer(self.config, ends_branch=True), name="down")(hidden)
+        config = self.config
+        hidden = dense(config, config.mlp_width, "up")(x)
+        if config.mlp_kind == "gated":
+            hidden = gelu(config, dense(config, config.mlp_width, "gate")(x)) * hidden
+        else:
+            hidden = gelu(config, hidden)
+        if train and config.mlp_dropout:
+            hidden = drop_units(hidden, self.make_rng("dropout"), config.mlp_dropout)
+        return Dense(config, config.width, initializer(config, ends_branch=True), name="down")(hidden)
 
 
 class Block(nn.Module):
@@ -62,6 +73,7 @@ class Block(nn.Module):
         depth_rate: Float[Array, ""] | None = None,
         cache: LayerCache | None = None,
         others: Others | None = None,
+        bias: Bias = None,
     ) -> Hidden | tuple[Hidden, KeysValues | None]:
         """One layer; shapes stay as they are.
 
@@ -72,6 +84,7 @@ class Block(nn.Module):
           depth_rate: the layer's probability of stochastic depth.
           cache: of the tokens before, and of the others that they looked at.
           others: what the tokens look at besides each other.
+          bias: of relative positions, added to the logits of attention among the tokens.
         Returns:
           Hidden states; with a cache also all keys and values, the new ones included.
         """
@@ -88,11 +101,10 @@ class Block(nn.Module):
 
         def residual(x, function, norm, scale):
             y, more = function(norm(x) if config.norm == "pre" else x)
-            y = branch(y, scale)
-            x = x + y if config.norm == "pre" else norm(x + y)
+            x = x + branch(y, scale) if config.norm == "pre" else norm(x + branch(y, scale))
             return constrain(x, BATCH_AXES, None, None), more
 
-        mix = lambda y: attention(y, segments, train, cache)  # noqa: E731
+        mix = lambda y: attention(y, segments, train, cache, bias)  # noqa: E731
         x, kept = residual(x, mix, layer_norm(config, "attention_norm"), "attention_scale")
         if others is not None or (kept is not None and kept.other_keys is not None):
             cross, before = CrossAttention(config, _implementation(config), name="cross_attention"), cache
@@ -100,7 +112,7 @@ class Block(nn.Module):
             x, cache = residual(x, look, layer_norm(config, "cross_attention_norm"), "cross_attention_scale")
             if cache is not None and kept is not None:
                 kept = kept._replace(other_keys=cache.before.other_keys, other_values=cache.before.other_values)
-        x, _ = residual(x, lambda y: (mlp(y), None), layer_norm(config, "mlp_norm"), "mlp_scale")
+        x, _ = residual(x, lambda y: (mlp(y, train), None), layer_norm(config, "mlp_norm"), "mlp_scale")
         return x if cache is None else (x, kept)
 
 
@@ -141,7 +153,7 @@ class Stack(nn.Module):
         cache: KeyValueCache | None = None,
         others: Others | None = None,
     ) -> Hidden | tuple[Hidden, KeyValueCache]:
-        """Runs all blocks; with pre-norm a last LayerNorm follows.
+        """Runs all blocks; with pre-norm a last LayerNorm follows. Relative positions have one bias for all of them.
 
         Args:
           x: hidden states; with a cache, of new tokens alone.
@@ -160,11 +172,12 @@ class Stack(nn.Module):
                 cache = dataclasses.replace(cache, other_segments=others.segments)
             cache, *places = add_places(cache, segments)
             layers, places = cache.layers, (*places, cache.other_segments)
+        bias = RelativeBias(config, name="relative")(x.shape[1], cache) if config.relative_buckets else None
 
         def run(block: Any, x, rate, before):
             if before is None:
-                return block(x, segments, train, rate, None, others), None
-            return block(x, segments, train, rate, LayerCache(before, *places), others)
+                return block(x, segments, train, rate, None, others, bias), None
+            return block(x, segments, train, rate, LayerCache(before, *places), others, bias)
 
         block, after = _block_class(config), {}
         if config.scan_layers:
@@ -177,8 +190,7 @@ class Stack(nn.Module):
             x, after["blocks"] = scanned(block(config, name="blocks"), x, rates, layers.get("blocks"))
         else:
             for i, name in enumerate(f"block_{i}" for i in range(config.depth)):
-                rate = None if rates is None else rates[i]
-                x, after[name] = run(block(config, name=name), x, rate, layers.get(name))
+                x, after[name] = run(block(config, name=name), x, None if rates is None else rates[i], layers.get(name))
         x = layer_norm(config, "final_norm")(x) if config.norm == "pre" else x
         return x if cache is None else (x, dataclasses.replace(cache, layers=after))
 

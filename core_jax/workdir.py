@@ -15,7 +15,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from core_jax.atomic_files import write_atomically
-from core_jax.config import differences, from_json, to_json
+from core_jax.config import differences, from_json, require, to_json
 from core_jax.distributed import first_decides
 from core_jax.errors import UserError
 
@@ -36,6 +36,21 @@ def read_config(workdir: epath.PathLike, kind: type[Config]) -> Config:
         return from_json(kind, path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
+
+
+def read_run_fields(workdir: epath.PathLike) -> dict[str, Any]:
+    """The fields of a run's configuration, of whatever kind it is.
+
+    Raises:
+      UserError: the folder holds no run, or its config.json cannot be read.
+    """
+    path = epath.Path(workdir) / "config.json"
+    require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
+    try:
+        found = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
+    return found if isinstance(found, dict) else {}
 
 
 def claim_workdir(workdir: epath.PathLike, config: Any, flag: str = "--workdir") -> None:

@@ -3,7 +3,6 @@
 Axes: B pictures, H x W pixels, C channels, K classes.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from core_jax.config import require
 from core_jax.errors import UserError
@@ -23,7 +22,7 @@ from experiments.console import report, say
 from vit_jax.attention_rollout import attention_rollout
 from vit_jax.image_files import open_image
 from vit_jax.image_transforms import View, evaluation_image
-from vit_jax.images_config import ImagesConfig
+from vit_jax.normalization import normalised
 from vit_jax.pretraining import Trained, open_trained
 
 AT_ONCE = 32  # pictures
@@ -47,40 +46,47 @@ def classify(init: str, paths: Sequence[str], top: int, attention: str) -> None:
     trained = open_trained(init, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
     for start in range(0, len(files), AT_ONCE):
         part = files[start : start + AT_ONCE]
-        pixels = np.stack([seen(file, trained, trained.config.images) for file in part])
-        for file, shares in zip(part, probabilities(trained, pixels), strict=True):
+        pixels = np.stack([seen(file, trained) for file in part])
+        normalization, channels = trained.config.images.normalization, trained.config.model.channels
+        images = np.asarray(normalised(pixels, normalization, channels))
+        for file, shares in zip(part, probabilities(trained, images), strict=True):
             best = np.argsort(-shares, kind="stable")[:top].tolist()
             named = {trained.classes[number]: round(float(shares[number]), 6) for number in best}
             report(json.dumps({"picture": str(file), "label": next(iter(named)), "probabilities": named}))
         if attention:
-            draw(part, pixels, trained, attention)
+            draw(part, pixels, images, trained, attention)
 
 
-def seen(file: pathlib.Path, trained: Trained, images: ImagesConfig) -> Float[np.ndarray, "H W C"]:
-    """A picture as the model sees it when it is scored."""
+def seen(file: pathlib.Path, trained: Trained) -> UInt8[np.ndarray, "H W C"]:
+    """What the model sees of a picture when it is scored, colours from 0 to 255."""
     model = trained.config.model
     try:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     view = View(model.height, model.width_of_image, model.channels)
-    return evaluation_image(open_image(content, str(file)), images, view)
+    return evaluation_image(open_image(content, str(file)), trained.config.images, view)
 
 
-def probabilities(trained: Trained, pixels: Float[np.ndarray, "B H W C"]) -> Float[np.ndarray, "B K"]:
+def probabilities(trained: Trained, images: Float[np.ndarray, "B H W C"]) -> Float[np.ndarray, "B K"]:
     """Of each class, those of the names alone."""
-    logits = jax.jit(trained.model.apply)({"params": trained.params}, pixels)
+    logits = jax.jit(trained.model.apply)({"params": trained.params}, images)
     logits = jnp.asarray(logits, jnp.float32)[:, : len(trained.classes)]
     is_softmax = trained.config.supervision.loss == "softmax"
     return np.asarray(jax.nn.softmax(logits) if is_softmax else jax.nn.sigmoid(logits))
 
 
-def draw(files: Sequence[pathlib.Path], pixels: Float[np.ndarray, "B H W C"], trained: Trained, folder: str) -> None:
-    """Draws the attention rollout over what the model sees of each picture."""
+def draw(
+    files: Sequence[pathlib.Path],
+    pixels: UInt8[np.ndarray, "B H W C"],
+    images: Float[np.ndarray, "B H W C"],
+    trained: Trained,
+    folder: str,
+) -> None:
+    """Draws the attention rollout over what the model sees of each picture, given as colours and normalised."""
     os.makedirs(folder, exist_ok=True)
-    heat = np.asarray(jax.jit(functools.partial(attention_rollout, trained.model))(trained.params, pixels))
-    plain = dataclasses.replace(trained.config.images, normalization="half")
-    for file, flows in zip(files, heat, strict=True):
+    heat = np.asarray(jax.jit(functools.partial(attention_rollout, trained.model))(trained.params, images))
+    for file, colours, flows in zip(files, pixels, heat, strict=True):
         path = os.path.join(folder, f"{file.stem}-attention.png")
-        overlay_picture(path, (seen(file, trained, plain) + 1) / 2, flows, file.name)
+        overlay_picture(path, colours / 255, flows, file.name)
         say(f"attention: {path}")

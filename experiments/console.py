@@ -214,7 +214,7 @@ class StepProgress:
 
 def format_value(name: str, value: float) -> str:
     """A number as a person reads it: shares in percent, rates without decimals."""
-    if name.endswith(("accuracy", "share", "mfu", "utilization", "goodput")):
+    if name.endswith(("accuracy", "share", "error_rate", "mfu", "utilization", "goodput")):
         return f"{100 * value:.2f} %"
     return f"{value:,.0f}" if name.endswith("per_second") else f"{value:.4f}"
 

@@ -1,8 +1,9 @@
-"""Converts a BERT, GPT or ViT:   python -m experiments.convert SOURCE TARGET [--verify]
+"""Converts a BERT, GPT, translator, Whisper or ViT:   python -m experiments.convert SOURCE TARGET [--verify]
 
 SOURCE of a BERT is hf:DIR (as `transformers` saves it), tf:PREFIX (an original checkpoint) or a work folder, TARGET
-hf:DIR or a work folder to make. Of a GPT SOURCE is hf:DIR or a work folder, TARGET hf:DIR. Of a ViT both are hf:DIR,
-npz:FILE (as google-research saves it) or timm:FILE, and SOURCE may be a work folder.
+hf:DIR or a work folder to make. Of a GPT SOURCE is hf:DIR or a work folder, TARGET hf:DIR; of a translator (Marian, T5)
+one is hf:DIR, the other a work folder or hf:DIR, and so of a Whisper, whose SOURCE may be ct2:DIR (CTranslate2), too.
+Of a ViT both are hf:DIR, npz:FILE (as google-research saves it) or timm:FILE, and SOURCE may be a work folder.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from bert_jax.model import BertForPretraining
 from bert_jax.preparation import save_tokenizer
 from bert_jax.prepared_text import is_foreign
 from bert_jax.pretraining import identity, open_trained
-from bert_jax.starting_points import is_fine_tuned
+from bert_jax.starting_points import is_fine_tuned, names_gpt, names_translator
 from bert_jax.starting_weights import check_sizes, complete, read_foreign
 from bert_jax.tasks import initial_params
 from bert_jax.weights import (
@@ -38,9 +39,10 @@ from core_jax.optimizers import make_optimizer
 from core_jax.sharding import parse_mesh
 from core_jax.train import create_state
 from core_jax.workdir import save_config
-from experiments import gpt_conversion, verification, vit_conversion
+from experiments import gpt_conversion, translator_conversion, verification, vit_conversion, whisper_conversion
 from experiments.console import parse_flags, print_table, run_command, say
 from experiments.families import is_of_images
+from experiments.speech.starting_points import names_whisper
 from vit_jax import foreign_weights
 
 
@@ -48,9 +50,9 @@ from vit_jax import foreign_weights
 class Conversion:
     """Carries a model over to another program, or from it."""
 
-    # hf:DIR or the work folder of a run; of a BERT also tf:PREFIX; of a ViT also npz:FILE or timm:FILE
+    # hf:DIR or the work folder of a run; of a BERT also tf:PREFIX, of a Whisper ct2:DIR, of a ViT npz:FILE or timm:FILE
     source: Annotated[str, tyro.conf.Positional]
-    # hf:DIR to make; of a BERT a work folder; of a ViT npz:FILE or timm:FILE
+    # hf:DIR to make; of a BERT, translator or Whisper also a work folder; of a ViT npz:FILE or timm:FILE
     target: Annotated[str, tyro.conf.Positional]
     verify: bool = False  # run both this model and that of transformers on random inputs, and compare every output
     heads: int = 0  # attention heads of a timm:FILE, which does not tell; 0: as in the published model of its width
@@ -59,7 +61,7 @@ class Conversion:
 
 def main(arguments: list[str]) -> int:
     """Converts, compares if asked to, and says what to type next; returns the exit code."""
-    about = "Converts a BERT, GPT or ViT to and from the files of other programs."
+    about = "Converts a BERT, GPT, translator, Whisper or ViT to and from the files of other programs."
     flags = parse_flags(Conversion, arguments, about, switches=["--verify"])
     require(
         not flags.target.startswith("tf:"),
@@ -69,8 +71,12 @@ def main(arguments: list[str]) -> int:
     if is_of_images(flags.source) if is_run else foreign_weights.is_foreign(flags.source):
         sizes = {"heads": flags.heads, "image_size": flags.image_size}
         return vit_conversion.convert(flags.source, flags.target, verifies=flags.verify, **sizes)
-    if gpt_conversion.is_source(flags.source):
+    if names_whisper(flags.source):
+        return whisper_conversion.convert(flags.source, flags.target, verifies=flags.verify)
+    if names_gpt(flags.source):
         return gpt_conversion.convert(flags.source, flags.target, verifies=flags.verify)
+    if names_translator(flags.source):
+        return translator_conversion.convert(flags.source, flags.target, verifies=flags.verify)
     path = pathlib.Path(flags.target.removeprefix("hf:")).expanduser()
     check_free(path)
     if flags.verify:

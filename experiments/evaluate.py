@@ -1,9 +1,11 @@
 """Scores a model:   python -m experiments.evaluate --init=WORKDIR [--data=jsonl:FILES | --data=images:DIR]
 
-A pretrained BERT or GPT on its held-out text, a fine-tuned BERT on any labelled examples, a ViT on any labelled images.
+A pretrained BERT or GPT on its held-out text, a fine-tuned BERT on any labelled examples, a ViT on any
+labelled images, an encoder of sound on any labelled recordings.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from bert_jax import gpt_pretraining, pretraining
@@ -11,9 +13,10 @@ from bert_jax.starting_points import is_fine_tuned, is_gpt
 from core_jax import distributed
 from core_jax.config import require
 from core_jax.sharding import check_mesh, parse_mesh
-from experiments import results, score_images, score_labels
+from experiments import results, score_images, score_labels, score_recordings
 from experiments.console import StopRequest, parse_flags, report, run_command, say
 from experiments.families import family_of, is_of_images
+from experiments.speech.hearing_runs import is_of_hearing
 
 DESCRIPTION = "Scores a BERT or GPT on its held-out text, a BERT fine-tuned on labels, or a ViT on labelled images."
 
@@ -24,7 +27,7 @@ class Evaluation:
 
     init: str  # work folder of the run
     # of a fine-tuned BERT, as there: jsonl:GLOB and so on; of a ViT images:DIR or what else pretrain takes; by default
-    # what the run was validated on
+    # what the run was validated on; of an encoder of sound jsonl:FILES and so on
     data: str = ""
     data_split: str = "test"  # split of tfds:
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
@@ -42,11 +45,10 @@ def main(arguments: list[str]) -> int:
     distributed.initialise(flags.silence_seconds, report)
     distributed.require_same("command line", repr(flags))
     mesh = parse_mesh(flags.mesh)
-    of_images = is_of_images(flags.init)
-    if of_images or is_fine_tuned(flags.init):
+    score = scorer(flags.init)
+    if score:
         with StopRequest().listening() as stopping:
             place = flags.data, flags.data_split, flags.data_dir
-            score = score_images.score if of_images else score_labels.score
             scores = score(flags.init, *place, flags.output, mesh, stopping)
         return stopping.exit_code if scores is None else 0
     require(not flags.data, f"--data={flags.data}: {flags.init} is pretrained, and scored on its own held-out text")
@@ -62,6 +64,15 @@ def main(arguments: list[str]) -> int:
         return stopping.exit_code
     results.show_scores(family.wording, f"{trained.config.preset} in {flags.init}", evaluated.scores)
     return 0
+
+
+def scorer(init: str) -> Callable[..., dict[str, float] | None] | None:
+    """What scores any examples with a work folder's model; None where it is pretrained on text."""
+    if is_of_images(init):
+        return score_images.score
+    if is_of_hearing(init):
+        return score_recordings.score
+    return score_labels.score if is_fine_tuned(init) else None
 
 
 if __name__ == "__main__":

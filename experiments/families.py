@@ -1,10 +1,5 @@
 """The families of models that the commands know, by their configurations."""
 
-import json
-from typing import Any
-
-from etils import epath
-
 from bert_jax.config import PRESETS as BERT_PRESETS
 from bert_jax.config import BertPretraining
 from bert_jax.family import BertFamily
@@ -12,15 +7,20 @@ from bert_jax.gpt_answers_family import GptAnswersFamily
 from bert_jax.gpt_config import PRESETS as GPT_PRESETS
 from bert_jax.gpt_config import GptAnswers, GptPretraining
 from bert_jax.gpt_family import GptFamily
-from core_jax.config import require
-from core_jax.errors import UserError
 from core_jax.family import Family
+from core_jax.workdir import read_run_fields
+from experiments.speech.config import Transcribing
+from experiments.speech.family import TranscriptionFamily
+from experiments.speech.hearing_config import SoundClassification, Spelling
+from experiments.speech.hearing_families import SoundFamily, SpellingFamily
 from vit_jax.family import VitFamily
 from vit_jax.mae_family import MaeFamily
 from vit_jax.presets import PRESETS as VIT_PRESETS
 from vit_jax.presets import VitPretraining
 
-Pretraining = BertPretraining | GptPretraining | GptAnswers | VitPretraining
+Pretraining = (
+    BertPretraining | GptPretraining | GptAnswers | VitPretraining | Transcribing | SoundClassification | Spelling
+)
 PRESETS: dict[str, Pretraining] = {**BERT_PRESETS, **GPT_PRESETS, **VIT_PRESETS}
 
 
@@ -28,6 +28,10 @@ def family_of(config: Pretraining) -> Family:
     """Whose configuration it is."""
     if isinstance(config, GptPretraining | GptAnswers):
         return GptFamily() if isinstance(config, GptPretraining) else GptAnswersFamily()
+    if isinstance(config, Transcribing):
+        return TranscriptionFamily()
+    if isinstance(config, SoundClassification | Spelling):
+        return SoundFamily() if isinstance(config, SoundClassification) else SpellingFamily()
     if not isinstance(config, VitPretraining):
         return BertFamily()
     return MaeFamily() if config.objective == "mae" else VitFamily()
@@ -39,10 +43,4 @@ def is_of_images(workdir: str) -> bool:
     Raises:
       UserError: it is of no run.
     """
-    path = epath.Path(workdir) / "config.json"
-    require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
-    try:
-        found: Any = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected what a run of this version wrote") from error
-    return isinstance(found, dict) and "images" in found
+    return "images" in read_run_fields(workdir)

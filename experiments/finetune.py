@@ -24,6 +24,7 @@ from core_jax.workdir import check_shared, claim_workdir, filling
 from experiments import (
     finetune_answers,
     finetune_images,
+    finetune_speech,
     finetune_translation,
     side_by_side,
     tuning,
@@ -32,6 +33,10 @@ from experiments import (
 from experiments.console import StopRequest, parse_flags, report, run_command, say, value_of
 from experiments.tuning_grid import expand
 
+OTHERS = {  # tasks that are not the labels of texts
+    **{other.TASK: other.main for other in (finetune_answers, finetune_images, finetune_translation)},
+    **dict.fromkeys(finetune_speech.TASKS, finetune_speech.main),
+}
 Runs = Sequence[tuple[str, str, BertFinetuning]]  # name, work folder and configuration of each
 
 
@@ -54,9 +59,9 @@ class Finetune(BertFinetuning):
 
 def main(arguments: list[str]) -> int:
     """Trains, scores and reports; returns the exit code."""
-    for other in (finetune_answers, finetune_images, finetune_translation):
-        if value_of("--task", arguments) == other.TASK:
-            return other.main(arguments)
+    task = value_of("--task", arguments)
+    if task in OTHERS:
+        return OTHERS[task](arguments)
     flags = parse_flags(Finetune, arguments, "Fine-tunes BERT or GPT on labelled texts.", defaults(arguments))
     config = flags.plain()
     workdir = config.tuning.workdir or os.path.join("runs", config.labels.task.replace("/", "_"))

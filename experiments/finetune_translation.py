@@ -4,6 +4,7 @@ Type the same command again and it goes on where it stopped.
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -13,29 +14,27 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from bert_jax import parallel_texts
+from bert_jax import bert_encoders, parallel_texts, starting_weights
 from bert_jax.parallel_texts import Pairs
+from bert_jax.preparation import save_tokenizer
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
-from bert_jax.translation_config import PRESETS, Translation, TranslationConfig
+from bert_jax.translation_config import PRESETS, Translation
 from bert_jax.translation_scores import TranslationScores, score_translations
+from bert_jax.translator import BatchTranslator
 from core_jax import distributed
 from core_jax.atomic_files import write_atomically
-from core_jax.beam_search import BeamSettings
 from core_jax.config import adopt_fields, require, to_json
 from core_jax.run_lock import lock
 from core_jax.sharding import parse_mesh
-from core_jax.workdir import check_shared, claim_workdir, filling, read_config
+from core_jax.workdir import check_shared, claim_workdir, filling
 from experiments import translation_training
 from experiments.console import StopRequest, parse_flags, print_table, report, say, value_of
+from experiments.trained_translators import ARCHITECTURE, batch_translator, check_start, open_vocabulary, read_config_of
 from experiments.translation_training import Run
 
 TASK = "translation"
 DESCRIPTION = f"Trains a translator on sentence pairs. Presets: {', '.join(PRESETS)}"
-ARCHITECTURE = (
-    *("width", "depth", "encoder_depth", "heads", "mlp_width", "vocab_size", "maximum_positions", "norm"),
-    *("norm_epsilon", "gelu", "scale_embedding", "pad_id", "start_id", "end_id"),
-)
 
 
 def main(arguments: list[str]) -> int:
@@ -44,9 +43,12 @@ def main(arguments: list[str]) -> int:
     require(preset in PRESETS, f"--preset={preset}: expected one of {', '.join(PRESETS)}")
     config = parse_flags(Translation, arguments, DESCRIPTION, PRESETS[preset])
     if config.init:
-        theirs = read_config(config.init, Translation).model
+        theirs = read_config_of(config.init).model
         config = adopt_fields(config, {"model": {name: getattr(theirs, name) for name in ARCHITECTURE}}, say)
+    config = bert_encoders.adopt_encoder(config, say)
     workdir = config.tuning.workdir or f"runs/{TASK}"
+    if config.plan:
+        return translation_training.plan(config, workdir)
     distributed.initialise(config.tuning.silence_seconds, report)
     distributed.require_same("configuration", to_json(config))
     mesh = parse_mesh(config.tuning.mesh)
@@ -65,6 +67,9 @@ def main(arguments: list[str]) -> int:
 def check(config: Translation, workdir: str) -> None:
     """Refuses what cannot work before any text is read."""
     parallel_texts.check_pairs(config.pairs)
+    if config.init:
+        check_start(config.init)
+    starting_weights.check_init(config.init_encoder)
     claim_workdir(workdir, config)
 
 
@@ -77,22 +82,27 @@ def open_run(config: Translation, workdir: str, mesh: Mesh, stopping: StopReques
         if os.path.isdir(folder):
             return
         if config.init:
-            tokenizer = load_tokenizer(os.path.join(config.init, "tokenizer"))
+            tokenizer = open_vocabulary(config.init)
+        elif config.init_encoder:
+            tokenizer = bert_encoders.open_vocabulary(config.init_encoder)
         else:
             tokenizer = parallel_texts.vocabulary(config.pairs, config.model, sets["train"])
-        tokenizer.save(folder)
+        save_tokenizer(tokenizer, folder)
 
     distributed.first_decides(make_vocabulary)
     tokenizer = load_tokenizer(folder)
     model = parallel_texts.with_vocabulary(config.model, tokenizer)
     longest = config.pairs.sequence_length
-    train = parallel_texts.encode_pairs(sets["train"], tokenizer, longest, leave_out=True)
+    encode = functools.partial(
+        parallel_texts.encode_pairs, tokenizer=tokenizer, longest=longest, starts=model.starts_sources
+    )
+    train = encode(sets["train"], leave_out=True)
     require(
         len(train.sources) >= config.tuning.global_batch_size,
         f"--data={config.pairs.data} gives {len(train.sources)} pairs of at most --sequence_length={longest} tokens, "
         f"fewer than --global_batch_size={config.tuning.global_batch_size}: give more, or a smaller batch",
     )
-    validation = parallel_texts.encode_pairs(sets["validation"], tokenizer, longest, leave_out=False)
+    validation = encode(sets["validation"], leave_out=False)
     say(
         f"{workdir}: {len(train.sources):,} pairs to train on ({train.cut:,} longer than --sequence_length={longest} "
         f"are left out), {len(validation.sources):,} to validate on; {tokenizer.vocab_size:,} pieces of both languages"
@@ -105,7 +115,8 @@ def show(run: Run, params: Any) -> None:
     config = run.config
     name = "test" if "test" in run.sets else "validation"
     pairs = run.sets[name].first(config.pairs.score_pairs)
-    found = translate(run.model, params, run.tokenizer, pairs.sources, config, run.mesh)
+    translator = batch_translator(run.model, params, config, run.mesh, len(pairs))
+    found = translate(translator, run.tokenizer, pairs.sources, config.pairs.sequence_length)
     answers = {
         "translations": found,
         "copy of the source": pairs.sources,
@@ -134,17 +145,7 @@ def keep(workdir: str, name: str, pairs: Pairs, found: Sequence[str], scores: di
     write_atomically(epath.Path(workdir) / "translation_scores.json", json.dumps(summary, indent=2) + "\n")
 
 
-def translate(
-    model: TranslationConfig,
-    params: Any,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    config: Translation,
-    mesh: Mesh,
-) -> list[str]:
-    """Translations of texts; those longer than the model reads are cut."""
-    sources = parallel_texts.encode_sources(texts, tokenizer, config.pairs.sequence_length)
-    search = BeamSettings(beams=config.beams, length_penalty=config.length_penalty)
-    rows = min(32, -(-len(texts) // mesh.size) * mesh.size)
-    translator = translation_training.batch_translator(model, params, search, mesh, rows)
+def translate(translator: BatchTranslator, tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> list[str]:
+    """Translations of texts; those longer than `longest` tokens are cut."""
+    sources = parallel_texts.encode_sources(texts, tokenizer, longest, starts=translator.config.starts_sources)
     return [tokenizer.decode(tokens) for tokens in translator.translate(sources)]

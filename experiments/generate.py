@@ -15,11 +15,12 @@ import tyro
 
 from bert_jax.generation import Continuation, Generator
 from bert_jax.generation_settings import GenerationSettings, Shape, check_lengths
-from bert_jax.gpt_starting_points import OpenedGpt, open_gpt
+from bert_jax.gpt_starting_points import OpenedGpt, open_gpt, open_sizes
 from bert_jax.new_text import NewText
 from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
+from experiments import planning
 from experiments.console import console, errors, parse_flags, report, run_command
 
 
@@ -35,6 +36,9 @@ class Generation:
     batch_size: int = 16  # continuations that are computed together
     mesh: str = "data:-1"  # devices by axis, as for pretraining
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of computation
+    # compile what would be computed for a TPU slice that is not here, such as v5e-4; report, do not generate. Without
+    # prompts, --batch_size of the longest ones that the model can read
+    plan: str = ""
 
     def __post_init__(self):
         require(self.batch_size > 0, f"--batch_size={self.batch_size}: expected 1 or more")
@@ -51,6 +55,8 @@ class Generation:
 def main(arguments: list[str]) -> int:
     """Generates and prints; returns the exit code."""
     flags = parse_flags(Generation, arguments, "Continues texts with a GPT.")
+    if flags.plan:
+        return plan(flags)
     texts, mesh = read_prompts(flags), parse_mesh(flags.mesh)
     gpt = open_gpt(flags.init, mesh, flags.dtype, lambda message: errors.print(message, markup=False))
     prompts, positions = gpt.encode(texts), gpt.model.config.maximum_positions
@@ -67,6 +73,22 @@ def main(arguments: list[str]) -> int:
     if jax.process_index() == 0:
         errors.print(generator.speed.describe(), markup=False)
     return 0
+
+
+def plan(flags: Generation) -> int:
+    """Compiles reading and writing for the slice that --plan names, and reports; returns the exit code."""
+    planner, settings = planning.planner_for(flags.plan, flags.mesh), flags.settings
+    gpt = open_sizes(flags.init, planner.mesh, flags.dtype)
+    positions = gpt.model.config.maximum_positions
+    lengths = [max(positions - settings.max_new_tokens, 1)] * flags.batch_size
+    if flags.prompts or flags.file:
+        lengths = [len(prompt) for prompt in gpt.encode(read_prompts(flags))]
+    check_lengths(lengths, settings.max_new_tokens, positions)
+    shape = Shape.of(lengths, settings, positions, flags.batch_size, planner.mesh)
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    with jax.set_mesh(planner.mesh):  # the type of computation is that of its devices
+        Generator(gpt.model, gpt.params, settings, shape, planner.mesh, **pieces).plan(planner)
+    return planning.show_calls(planner)
 
 
 def read_prompts(flags: Generation) -> list[str]:

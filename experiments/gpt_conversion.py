@@ -1,7 +1,6 @@
 """Carries a GPT over to folders of `transformers`; `experiments.convert` is the command."""
 
 import dataclasses
-import json
 import pathlib
 
 import jax
@@ -10,7 +9,6 @@ import numpy as np
 from bert_jax.gpt import Gpt
 from bert_jax.gpt_pretraining import open_trained
 from bert_jax.gpt_weights import ARCHITECTURE, ImportedGpt, read_hf, unrolled_params, write_hf
-from bert_jax.starting_points import is_gpt
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.config import require
@@ -18,20 +16,6 @@ from core_jax.model_folders import check_free
 from core_jax.sharding import parse_mesh
 from experiments.console import print_table, say
 from experiments.verification import DIFFERENT, LARGEST, LONGEST, ROWS, import_peer
-
-
-def is_source(source: str) -> bool:
-    """Whether what is to be converted is a GPT: a work folder, or hf:DIR whose config.json says gpt2."""
-    if ":" not in source:
-        return is_gpt(source)
-    file = pathlib.Path(source.removeprefix("hf:")).expanduser() / "config.json"
-    if not source.startswith("hf:") or not file.exists():
-        return False
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return False  # whoever reads it as a BERT says what is wrong with it
-    return isinstance(fields, dict) and fields.get("model_type") == "gpt2"
 
 
 def convert(source: str, target: str, *, verifies: bool) -> int:

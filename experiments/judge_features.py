@@ -72,8 +72,11 @@ def main(arguments: list[str]) -> int:
 
 def judge(flags: Judgement, config: VitConfig, params: PyTree, data: ImageSet, mesh: Mesh) -> dict[str, float]:
     """The accuracy of each judge, by its name."""
-    extract, params = make_extractor(config), jax.device_put(params, tree_shardings(params, mesh))
     images: Any = data.train
+    extract, params = (
+        make_extractor(config, images.images.normalization),
+        jax.device_put(params, tree_shardings(params, mesh)),
+    )
     plain = dataclasses.replace(images, train=False)  # without random changes
     train = extract_features(extract, params, plain, mesh, flags.batch_size)
     test = extract_features(extract, params, data.held_out, mesh, flags.batch_size)

@@ -1,4 +1,4 @@
-"""`--plan`: what a pretraining run would do on a TPU slice that is not here; nothing is trained."""
+"""`--plan`: what a command would do on a TPU slice that is not here; nothing is trained or written."""
 
 import dataclasses
 import json
@@ -9,14 +9,14 @@ from typing import Any
 import jax
 
 from core_jax.optimizers import training_optimizer
-from core_jax.plan import Plan, describe_plan, make_plan
+from core_jax.plan import Plan, Planner, describe_plan, make_plan
 from core_jax.plan_search import largest_that_fits
-from core_jax.sharding import BATCH_AXES, batch_sharding, check_mesh, parse_mesh, with_shardings
+from core_jax.sharding import batch_parts, batch_sharding, check_mesh, parse_mesh, with_shardings
 from core_jax.topologies import GIB, describe_devices, parse_topology
 from core_jax.train import abstract_state
 from core_jax.transformer import REMAT_POLICIES
 from core_jax.workdir import write_atomically
-from experiments.console import print_table, say
+from experiments.console import console, print_table, report, say
 from experiments.families import Pretraining, family_of
 
 DOES_NOT_FIT = 3  # exit code
@@ -36,12 +36,42 @@ def run(config: Pretraining, workdir: str) -> int:
     title = f"{config.preset}, {units:,} {unit} in {training.global_batch_size:,} rows, on {plan.topology}"
     print_table(title, ("a step", "planned"), describe_plan(plan, units, training.steps, unit))
     found = search(config) if training.plan_search else []
+    return keep(plan, workdir, {"search": found} if found else {})
+
+
+def keep(plan: Plan, workdir: str, more: dict[str, Any]) -> int:
+    """Writes plan.json, with more in it; returns the exit code."""
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "plan.json")
-    content = dataclasses.asdict(plan) | ({"search": found} if found else {})
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(dataclasses.asdict(plan) | more, indent=2) + "\n")
     say(f"plan: {path}   compiled in {plan.compile_seconds:.0f} s")
     return 0 if plan.fits else DOES_NOT_FIT
+
+
+def planner_for(slice_name: str, mesh: str) -> Planner:
+    """Plans the calls of a command for a slice.
+
+    Args:
+      slice_name: such as v5e-4.
+      mesh: its devices by axis.
+    Raises:
+      UserError: no such slice, a mesh that it does not divide into, or no TPU compiler.
+    """
+    jax.config.update("jax_platforms", "cpu")  # whatever is here is not what is planned for
+    topology = parse_topology(slice_name)
+    return Planner(parse_mesh(mesh, describe_devices(topology)), topology)
+
+
+def show_calls(planner: Planner) -> int:
+    """Prints what was planned, a table for each call, in a pipe a line of JSON; returns the exit code."""
+    for name, call in planner.calls.items():
+        if console.is_terminal:
+            title = f"{name}, {call.units:,} {call.unit} a step, on {planner.topology.name}"
+            print_table(title, ("a step", "planned"), describe_plan(call.plan, call.units, 0, call.unit))
+        else:
+            line = {"call": name, "units": call.units, "unit": call.unit} | dataclasses.asdict(call.plan)
+            report(json.dumps(line))
+    return 0 if planner.fits else DOES_NOT_FIT
 
 
 def search(config: Pretraining) -> list[dict[str, Any]]:
@@ -49,7 +79,7 @@ def search(config: Pretraining) -> list[dict[str, Any]]:
     family = family_of(config)
     rate_name = f"{family.wording.unit}_per_second_bound"
     mesh = parse_mesh(config.training.mesh, describe_devices(parse_topology(config.training.plan)))
-    rows_at_once = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.training.accumulation_steps
+    rows_at_once = batch_parts(mesh) * config.training.accumulation_steps
 
     def changed(remat: Any, rows: int) -> Pretraining:
         training = dataclasses.replace(config.training, global_batch_size=rows * rows_at_once)

@@ -1,8 +1,8 @@
 """Fills masks, labels or translates texts, names pictures:   python -m experiments.predict --init=WORKDIR "a [MASK]."
 
 A pretrained BERT fills every [MASK]. A fine-tuned one labels texts from arguments, a file or standard input, and a ViT
-pictures, and a translator translates; these give JSON, a line for each. With a Whisper it does what
-`experiments.transcribe` does.
+pictures, and a translator (also hf:DIR of a Marian or T5) translates; these give JSON, a line for each. With a Whisper
+it does what `experiments.transcribe` does; an encoder of sound names the class of recordings, or spells what is said.
 """
 
 import dataclasses
@@ -11,12 +11,13 @@ from typing import Annotated
 
 import tyro
 
-from bert_jax.starting_points import is_fine_tuned, is_gpt, is_translator
+from bert_jax.starting_points import is_fine_tuned, is_gpt, names_translator
 from core_jax.config import require
-from experiments import classify_images, fill_masks, label_texts, transcribe, translate_texts
+from experiments import classify_images, fill_masks, hear_recordings, label_texts, transcribe, translate_texts
 from experiments.console import parse_flags, run_command, value_of
 from experiments.families import is_of_images
-from experiments.speech.weights import hears
+from experiments.speech.hearing_runs import is_of_hearing
+from experiments.speech.starting_points import names_whisper
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,18 @@ class Prediction:
     """Fills every [MASK] of each text with its most probable pieces, labels or translates each, or names pictures."""
 
     # with a pretrained BERT, each with one or more [MASK]; with a fine-tuned one any text, or a JSON object of columns;
-    # with a ViT paths of pictures
+    # with a ViT paths of pictures, with an encoder of sound paths of recordings
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    init: str  # work folder of a run
-    top: int = 5  # pieces shown for each mask, classes for each picture
-    attention: str = ""  # of a ViT: folder for drawings of where it looks in each picture
+    init: str  # work folder of a run, or hf:DIR of a translator: a Marian or T5
+    top: int = 5  # pieces shown for each mask, classes for each picture or recording
+    attention: str = ""  # of a ViT or of sound: folder for drawings of where it looks or listens
     beams: int = 0  # of a translator: translations followed at once; 1: greedy; 0: as many as it was scored with
     # of a translator: power of the length that the log probability of a translation is divided by
     length_penalty: float | None = None
     input: str = ""  # of a fine-tuned model: a file with a text or JSON object a line; - is standard input
+    # of a translator: compile what would be computed for a TPU slice that is not here, such as v5e-4, for full batches
+    # of its longest sentences; report, do not translate
+    plan: str = ""
     mesh: str = "data:-1"  # of a fine-tuned model: devices by axis, as for pretraining
 
     def __post_init__(self):
@@ -43,20 +47,28 @@ class Prediction:
 
 def main(arguments: list[str]) -> int:
     """Predicts and prints; returns the exit code."""
-    if hears(value_of("--init", arguments)):
+    if (init := value_of("--init", arguments)) and names_whisper(init):
         return transcribe.main(arguments)
     flags = parse_flags(
         Prediction,
         arguments,
         "Fills masks with a pretrained BERT, labels texts with a fine-tuned one, or names pictures with a ViT.",
     )
-    if is_of_images(flags.init):
+    translates = names_translator(flags.init)
+    if flags.plan:
+        require(translates, f"--plan={flags.plan}: {flags.init} is no translator, of which alone predict knows plans")
+        return translate_texts.plan(flags.init, flags.plan, flags.mesh, flags.beams)
+    if not translates and is_of_images(flags.init):
         require(not flags.input, f"--input={flags.input} is for text: type the paths of pictures")
         classify_images.classify(flags.init, flags.texts, flags.top, flags.attention)
         return 0
-    require(not flags.attention, f"--attention={flags.attention}: {flags.init} is no ViT")
+    if not translates and is_of_hearing(flags.init):
+        require(not flags.input, f"--input={flags.input} is for text: type the paths of recordings")
+        hear_recordings.hear(flags.init, flags.texts, flags.top, flags.attention)
+        return 0
+    require(not flags.attention, f"--attention={flags.attention}: {flags.init} is of text")
     place = flags.input or ("" if flags.texts or sys.stdin.isatty() else "-")
-    if is_translator(flags.init):
+    if translates:
         beams, penalty = flags.beams, flags.length_penalty
         return translate_texts.translate_lines(flags.init, flags.texts, place, flags.mesh, beams, penalty)
     if is_fine_tuned(flags.init):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import jax
-import jiwer
 import tyro
 from rich.progress import Progress
 
@@ -19,18 +18,14 @@ from bert_jax.transcript_tokens import Task, TranscriptTokens
 from core_jax.config import require
 from core_jax.labelled_data import read_records
 from core_jax.sharding import check_mesh, parse_mesh
+from experiments import planning
 from experiments.console import errors, parse_flags, print_table, report, run_command
 from experiments.speech.recognizer import Recognizer, Recording
-from experiments.speech.weights import Whisper, read_whisper
+from experiments.speech.starting_points import read_sizes, read_whisper, vocabulary_folder
+from experiments.speech.transcripts import read_tokens
+from experiments.speech.weights import Whisper, parameter_shapes
+from experiments.speech.word_errors import count_errors
 from vit_jax.audio_files import read_audio
-
-LANGUAGES_FROM = 51_865  # tokens of the vocabularies that know several languages
-WORDS = [  # "Cold-hearted, isn't it?" counts as: cold hearted isnt it
-    jiwer.ToLowerCase(),
-    jiwer.SubstituteRegexes({r"['\u2019]": "", r"[^\w\s]|_": " "}),
-    jiwer.RemoveMultipleSpaces(),
-    jiwer.Strip(),
-]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +33,8 @@ class Transcription:
     """Writes down what is said."""
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional] = ()  # recordings
-    init: str  # a Whisper: hf:DIR (transformers) or ct2:DIR (CTranslate2)
+    # a Whisper: hf:DIR (transformers), ct2:DIR (CTranslate2), or the work folder of --task=transcription
+    init: str
     data: str = ""  # recordings with the texts that are said in them: jsonl:FILES, csv:FILES or tsv:FILES
     audio_column: str = "audio"  # of --data: paths
     text_column: str = "text"  # of --data
@@ -48,6 +44,8 @@ class Transcription:
     batch_size: int = 8  # recordings that are heard together
     mesh: str = "data:-1"  # devices by axis, as for pretraining
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of computation
+    # compile what would be computed for a TPU slice that is not here, such as v5e-4; report, write nothing down
+    plan: str = ""
 
     def __post_init__(self):
         require(self.batch_size > 0, f"--batch_size={self.batch_size}: expected 1 or more")
@@ -56,12 +54,13 @@ class Transcription:
 def main(arguments: list[str]) -> int:
     """Transcribes and prints; returns the exit code."""
     flags = parse_flags(Transcription, arguments, "Writes down what is said in recordings.")
+    if flags.plan:
+        return plan(flags)
     given = bool(flags.files) != bool(flags.data)
     require(given, "expected recordings, such as clip.wav, or --data=jsonl:FILE, and not both")
     mesh = parse_mesh(flags.mesh)
-    whisper, folder = read_whisper(flags.init)
-    whisper = in_dtype(whisper, flags.dtype)
-    tokens = TranscriptTokens.read(folder, languages=whisper.decoder.vocab_size >= LANGUAGES_FROM)
+    whisper = in_dtype(read_whisper(flags.init, mesh, report), flags.dtype)
+    tokens = read_tokens(vocabulary_folder(flags.init), whisper.decoder.vocab_size)
     check_mesh(mesh, whisper.params, mesh.size)
     if flags.language != "auto":
         tokens.prompt(flags.language, flags.task, stamps=flags.timestamps)
@@ -75,7 +74,7 @@ def main(arguments: list[str]) -> int:
         task = bar.add_task("hearing", total=seconds)
         recognizer.transcribe(recordings, lambda heard: bar.advance(task, heard))
     taken = time.perf_counter() - start
-    written = [tokens.text([token for piece in one.segments for token in piece.tokens]).strip() for one in recordings]
+    written = [recognizer.text(one) for one in recordings]
     for (path, _), one, text in zip(texts, recordings, written, strict=True):
         if jax.process_index() == 0:
             report(json.dumps(line(path, one, text, tokens), ensure_ascii=False))
@@ -83,6 +82,19 @@ def main(arguments: list[str]) -> int:
     if flags.data:
         show_errors([text for _, text in texts], written)
     return 0
+
+
+def plan(flags: Transcription) -> int:
+    """Compiles hearing and writing for the slice that --plan names, and reports; returns the exit code."""
+    sizes, planner = read_sizes(flags.init, 0.0), planning.planner_for(flags.plan, flags.mesh)
+    shapes = parameter_shapes(sizes.encoder, sizes.decoder)
+    check_mesh(planner.mesh, shapes, planner.mesh.size)
+    whisper = in_dtype(Whisper(sizes.encoder, sizes.decoder, shapes, sizes.settings), flags.dtype)
+    tokens = read_tokens(vocabulary_folder(flags.init), sizes.decoder.vocab_size)
+    with jax.set_mesh(planner.mesh):  # the type of computation is that of its devices
+        options = {"task": flags.task, "stamps": flags.timestamps, "batch_size": flags.batch_size}
+        Recognizer(whisper, tokens, planner.mesh, **options).plan(planner)
+    return planning.show_calls(planner)
 
 
 def in_dtype(whisper: Whisper, dtype: Literal["auto", "float32", "bfloat16"]) -> Whisper:
@@ -116,37 +128,6 @@ def show_errors(known: Sequence[str], written: Sequence[str]) -> None:
         for name, one in (("words", words), ("characters", characters))
     ]
     print_table("without case and punctuation", ("", "error rate", "substituted", "left out", "added", "in all"), rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class Errors:
-    """How many words or characters are wrong."""
-
-    substituted: int
-    left_out: int
-    added: int
-    all: int  # that are said
-
-    @property
-    def rate(self) -> float:
-        """Errors for each that is said."""
-        return (self.substituted + self.left_out + self.added) / max(self.all, 1)
-
-
-def count_errors(known: Sequence[str], written: Sequence[str]) -> tuple[Errors, Errors]:
-    """The least errors, of words and of characters, that turn what is said into what was written."""
-    by_word = jiwer.Compose([*WORDS, jiwer.ReduceToListOfListOfWords()])
-    by_character = jiwer.Compose([*WORDS, jiwer.ReduceToListOfListOfChars()])
-    both = list(known), list(written)
-    found = (
-        jiwer.process_words(*both, by_word, by_word),
-        jiwer.process_characters(*both, by_character, by_character),
-    )
-    words, characters = (
-        Errors(one.substitutions, one.deletions, one.insertions, one.hits + one.substitutions + one.deletions)
-        for one in found
-    )
-    return words, characters
 
 
 if __name__ == "__main__":

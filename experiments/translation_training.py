@@ -1,4 +1,4 @@
-"""One run of a translator: train, score after every epoch, keep the best; and a trained one opened again."""
+"""One run of a translator: train, score after every epoch, keep the best."""
 
 import dataclasses
 import functools
@@ -10,26 +10,25 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from bert_jax.parallel_texts import BucketedBatches, EncodedPairs, Pairs, with_vocabulary
+from bert_jax import bert_encoders
+from bert_jax.parallel_texts import BucketedBatches, EncodedPairs, Pairs
 from bert_jax.pretraining import identity
 from bert_jax.tokenizer import Tokenizer
-from bert_jax.tokenizer_files import load_tokenizer
-from bert_jax.translation import Translator, initial_params, translation_loss
+from bert_jax.translation import Translator, batch_shapes, initial_params, step_flops, translation_loss
 from bert_jax.translation_config import Translation, TranslationConfig
-from bert_jax.translation_weights import unrolled_params
-from bert_jax.translator import BatchTranslator
 from core_jax import metrics
-from core_jax.beam_search import BeamSettings
-from core_jax.checkpoints import Checkpoints, restore_params, saved_steps
+from core_jax.checkpoints import Checkpoints
 from core_jax.config import OptimizerConfig
-from core_jax.distributed import first_decides
 from core_jax.optimizers import averaged_params, make_optimizer, with_average
-from core_jax.sharding import by_path, check_mesh, place_like, tree_shardings, with_shardings
+from core_jax.plan import describe_plan, make_plan
+from core_jax.sharding import batch_sharding, by_path, check_mesh, place_like, with_shardings
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, compile_step, create_state, fit, make_step
-from core_jax.workdir import Recorder, read_config
-from experiments.console import StepProgress, StopRequest, say
+from experiments import planning
+from experiments.console import StepProgress, StopRequest, print_table, say
+from experiments.epoch_scores import EpochRecords, both
 from experiments.results import count_parameters
+from experiments.trained_translators import open_params
 from experiments.tuning_history import History
 
 METRIC = "log_likelihood"  # of a target token in nats, without smoothing; the largest is kept
@@ -85,51 +84,31 @@ class Run:
         return averaged_params(state.opt, state.params, self.config.ema_decay)
 
 
-class EpochScores:
+class EpochScores(EpochRecords):
     """Scores a run after its epochs, writes that down and keeps the best parameters."""
 
     def __init__(self, run: Run, first_step: int):
         """Opens the records of a run that goes on from `first_step`."""
-        self.run, self._folder = run, os.path.join(run.workdir, "best")
-        self.history = History(run.workdir, METRIC, run.config.tuning.patience)
-        self._recorder = Recorder(run.workdir, first_step)
-        self._best = Checkpoints(self._folder, keep=1, identity=identity(run.tokenizer), report=say)
-        self.is_stuck = self._look()
-
-    def record(self, number: int, values: dict[str, float]) -> None:
-        """Writes down what was measured in training."""
-        self._recorder.write(number, "train", values)
+        self.run = run
+        history = History(run.workdir, METRIC, run.config.tuning.patience)
+        super().__init__(history, run.train_batches.epoch_steps, identity(run.tokenizer), first_step)
 
     def score(self, number: int, state: State) -> None:
         """Scores the validation pairs, unless it was done; says what came out."""
         run = self.run
-        if first_decides(lambda: self.history.is_scored(number)):
+        if self.is_scored(number):
             return
         params = run.averaged(state)
         with jax.set_mesh(run.mesh):
             found = [run.evaluate(params, batch) for batch in run.batches(run.validation).evaluation(run.mesh)]
         values = metrics.means(jax.device_get(found))
         scores = {METRIC: -values["next_loss"], "loss": values["next_loss"], "accuracy": values["next_accuracy"]}
-        if first_decides(lambda: self.history.is_better(scores)):
-            if not first_decides(lambda: number in saved_steps(self._folder)):
-                self._best.save(number, State(state.step, params, {}, state.key))
-            self._best.wait()  # before the score is written: it would be the best, with no parameters of it
-        self._recorder.write(number, "validation", scores)
-        self.is_stuck = self._look()
+        self.keep(number, scores, state, params)
         steps = run.train_batches.epoch_steps
         say(
             f"epoch {number / steps:.3g}/{run.steps / steps:.3g}  validation loss {scores['loss']:.4f}  perplexity "
             f"{np.exp(scores['loss']):.2f}  next token accuracy {100 * scores['accuracy']:.1f} %"
         )
-
-    def _look(self):
-        history, steps = self.history, self.run.train_batches.epoch_steps
-        return bool(history.patience) and first_decides(lambda: history.is_stuck(steps))
-
-    def close(self) -> None:
-        """Waits for what is being written."""
-        self._best.close()
-        self._recorder.close()
 
 
 def train(run: Run) -> PyTree | None:
@@ -140,12 +119,11 @@ def train(run: Run) -> PyTree | None:
     if int(state.step) % steps == 0 and int(state.step):
         scores.score(int(state.step), state)  # it was perhaps killed between saving and scoring
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    loss = translation_loss(Translator(run.model), train=True, smoothing=run.config.pairs.label_smoothing)
-    step = compile_step(make_step(loss, run.optimizer), shardings)
+    step = training_step(run.config, run.model, run.optimizer, shardings)
     batches = run.train_batches.training(run.mesh, int(state.step), run.steps)
     with StepProgress(int(state.step), run.steps) as bar, jax.set_mesh(run.mesh):
         hooks = Hooks(
-            record=lambda number, values: (scores.record(number, values), bar.report(number, values, SHOWN))[0],
+            record=both(scores.record, lambda number, values: bar.report(number, values, SHOWN)),
             evaluate=scores.score,
             save=checkpoints.save,
             advance=bar.advance,
@@ -157,24 +135,57 @@ def train(run: Run) -> PyTree | None:
     if not run.stopping():
         scores.score(int(state.step), state)
     scores.close()
-    return None if run.stopping() else best_params(run.workdir, run.model, run.tokenizer, run.mesh)
+    return None if run.stopping() else open_params(run.workdir, run.model, run.tokenizer, run.mesh)
+
+
+def training_step(config: Translation, model: TranslationConfig, optimizer: Any, shardings: State) -> Any:
+    """The jitted step.
+
+    Args:
+      config: of the run.
+      model: with the sizes of the vocabulary.
+      optimizer: of the run.
+      shardings: of the state.
+    """
+    loss = translation_loss(Translator(model), train=True, smoothing=config.pairs.label_smoothing)
+    return compile_step(make_step(loss, optimizer), shardings)
+
+
+def plan(config: Translation, workdir: str) -> int:
+    """Compiles the step for the slice that --plan names, with rows of the longest sentences; returns the exit code.
+
+    The vocabulary is taken to be as large as asked for: there is none yet.
+
+    Raises:
+      UserError: no such slice, a mesh that does not divide, or no TPU compiler.
+    """
+    planner = planning.planner_for(config.plan, config.tuning.mesh)
+    mesh, rows, longest = planner.mesh, config.tuning.global_batch_size, config.pairs.sequence_length
+    optimizer = with_average(make_optimizer(config.optimizer, 1), config.ema_decay)
+    state = abstract_state(initial_params(Translator(config.model)), optimizer)
+    check_mesh(mesh, state, rows)
+    state, place = with_shardings(state, mesh), batch_sharding(mesh)
+    shapes = batch_shapes(rows, longest)
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+    step = training_step(config, config.model, optimizer, jax.tree.map(lambda leaf: leaf.sharding, state))
+    flops = float(step_flops(config.model, rows, longest))
+    found = make_plan(step, (state, batch), flops, mesh, planner.topology)
+    title = f"{config.preset}, {rows:,} pairs of {longest} + {longest} tokens, on {found.topology}"
+    print_table(title, ("a step", "planned"), describe_plan(found, 2 * rows * longest, 0))
+    return planning.keep(found, workdir, {})
 
 
 def starting_state(run: Run) -> tuple[Checkpoints, State]:
-    """The newest checkpoint, or a fresh state; with --init from the parameters of that run."""
+    """The newest checkpoint, or a fresh state; with --init or --init_encoder from what is there."""
     init = initial_params(Translator(run.model))
     check_mesh(run.mesh, jax.eval_shape(init, jax.random.key(0)), run.config.tuning.global_batch_size)
     folder, marks = os.path.join(run.workdir, "checkpoints"), identity(run.tokenizer)
     checkpoints = Checkpoints(folder, keep=1, identity=marks, report=say)
     state = checkpoints.restore_newest(with_shardings(abstract_state(init, run.optimizer), run.mesh))
     if state is None:
-
-        def start(key: Any) -> PyTree:
-            return init(key)
-
-        state = create_state(start, run.optimizer, run.mesh, run.config.tuning.seed)
-        if run.config.init:
-            found = by_path(best_params(run.config.init, run.model, run.tokenizer, run.mesh))
+        state = create_state(init, run.optimizer, run.mesh, run.config.tuning.seed)
+        found = starting_values(run)
+        if found:
             params = place_like(state.params, found, run.mesh)
             with jax.set_mesh(run.mesh):
                 state = dataclasses.replace(state, params=params, opt=run.optimizer.init(params))
@@ -182,28 +193,9 @@ def starting_state(run: Run) -> tuple[Checkpoints, State]:
     return checkpoints, state
 
 
-def best_params(workdir: str, model: TranslationConfig, tokenizer: Tokenizer, mesh: Mesh) -> PyTree:
-    """The best parameters of a run, on a mesh."""
-    shapes = with_shardings(jax.eval_shape(initial_params(Translator(model)), jax.random.key(0)), mesh)
-    return restore_params(os.path.join(workdir, "best"), shapes, identity=identity(tokenizer), report=say)
-
-
-def batch_translator(
-    model: TranslationConfig, params: PyTree, search: BeamSettings, mesh: Mesh, rows: int
-) -> BatchTranslator:
-    """Beam search with the parameters of a run; its layers are unrolled, since a step of one token is faster so."""
-    params = unrolled_params(params) if model.scan_layers else params
-    model = dataclasses.replace(model, scan_layers=False)
-    params = jax.device_put(params, tree_shardings(params, mesh))
-    return BatchTranslator(Translator(model), params, search, mesh, rows=rows)
-
-
-def open_trained(workdir: str, mesh: Mesh) -> tuple[Translation, TranslationConfig, Tokenizer, PyTree]:
-    """A run's configuration, model, vocabulary and best parameters.
-
-    Raises:
-      UserError: the folder holds no finished epoch of a translator.
-    """
-    config, tokenizer = read_config(workdir, Translation), load_tokenizer(os.path.join(workdir, "tokenizer"))
-    model = with_vocabulary(config.model, tokenizer)
-    return config, model, tokenizer, best_params(workdir, model, tokenizer, mesh)
+def starting_values(run: Run) -> dict[str, Any]:
+    """The parameters that are there already, by path: all with --init, those of an encoder with --init_encoder."""
+    config = run.config
+    if config.init:
+        return by_path(open_params(config.init, run.model, run.tokenizer, run.mesh))
+    return bert_encoders.encoder_params(config.init_encoder, run.model, run.mesh, say) if config.init_encoder else {}

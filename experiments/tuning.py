@@ -20,17 +20,16 @@ from bert_jax.labelling import ModelForLabels, initial_label_params, make_answer
 from bert_jax.pretraining import identity
 from bert_jax.starting_points import StartingPoint
 from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
-from core_jax.checkpoints import Checkpoints, saved_steps
+from core_jax.checkpoints import Checkpoints
 from core_jax.config import OptimizerConfig
-from core_jax.distributed import first_decides
 from core_jax.lora import describe_trained
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import with_shardings
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
-from core_jax.workdir import Recorder
 from experiments import tuning_results
 from experiments.console import StepProgress, StopRequest, format_value, say
+from experiments.epoch_scores import EpochRecords, both
 from experiments.results import count_parameters
 from experiments.tuning_history import History
 
@@ -116,44 +115,26 @@ def _answers(model: Any) -> Any:
     return make_answers(model)
 
 
-class EpochScores:
+class EpochScores(EpochRecords):
     """Scores a run after its epochs, writes that down and keeps the best parameters."""
 
     def __init__(self, run: Run, first_step: int, name: str = ""):
         """Opens the records of a run that goes on from `first_step`; its `name` is said before what came out."""
         self.run, self._name = run, name
-        self.history = History(run.workdir, run.metric, run.config.tuning.patience)
-        self._recorder = Recorder(run.workdir, first_step)
-        self._folder = os.path.join(run.workdir, "best")
-        marks = identity(run.material.start.tokenizer)
-        self._best = Checkpoints(self._folder, keep=1, identity=marks, report=say)
-        self.is_stuck = self._look()
-
-    def record(self, number: int, values: dict[str, float]) -> None:
-        """Writes down what was measured in training."""
-        self._recorder.write(number, "train", values)
+        history = History(run.workdir, run.metric, run.config.tuning.patience)
+        super().__init__(history, run.epoch_steps, identity(run.material.start.tokenizer), first_step)
 
     def score(self, number: int, state: State) -> None:
         """Scores the validation examples, unless it was done; says what came out."""
         run, examples = self.run, self.run.material.validation
-        if first_decides(lambda: self.history.is_scored(number)):
+        if self.is_scored(number):
             return
         answers = run.ask(state.params, examples)
         if answers is None:
             return
         scores = run.score(answers, examples)
-        if first_decides(lambda: self.history.is_better(scores)):
-            if not first_decides(lambda: number in saved_steps(self._folder)):
-                self._best.save(number, State(state.step, state.params, {}, state.key))
-            self._best.wait()  # before the score is written: it would be the best, with no parameters of it
-        self._recorder.write(number, "validation", scores)
-        self.is_stuck = self._look()
+        self.keep(number, scores, state, state.params)
         say(self._line(number, scores))
-
-    def _look(self):
-        """Whether as many epochs as --patience says brought nothing better; only a score changes it."""
-        history = self.history
-        return bool(history.patience) and first_decides(lambda: history.is_stuck(self.run.epoch_steps))
 
     def _line(self, number, scores):
         run = self.run
@@ -164,11 +145,6 @@ class EpochScores:
         shown |= {"validation loss": scores["loss"]} | {name: value for name, value in scores.items() if name != "loss"}
         text = "  ".join(f"{name} {format_value(name, value)}" for name, value in shown.items())
         return f"{self._name}epoch {number / run.epoch_steps:g}/{run.steps / run.epoch_steps:g}  {text}"
-
-    def close(self) -> None:
-        """Waits for what is being written."""
-        self._best.close()
-        self._recorder.close()
 
 
 def train(run: Run) -> dict[str, float] | None:
@@ -240,16 +216,6 @@ def _loop(run: Run, state: State, stopwatch: Stopwatch, checkpoints: Checkpoints
         )
         cadence = cadence_of(run)
         return fit(state, step, batches, last_step=run.steps, cadence=cadence, hooks=hooks, stopwatch=stopwatch)
-
-
-def both(*functions: Callable[..., Any]) -> Callable[..., None]:
-    """Calls one after the other."""
-
-    def call(*arguments):
-        for function in functions:
-            function(*arguments)
-
-    return call
 
 
 def cadence_of(run: Run) -> Cadence:

@@ -11,6 +11,7 @@ from vit_jax.image_files import BadImageError, OpenedImage
 from vit_jax.image_sets import ImageExamples, ImageSet
 from vit_jax.image_transforms import View
 from vit_jax.images_config import ImagesConfig
+from vit_jax.normalization import normalised_batch
 from vit_jax.packed_images import PackedImages, pack
 from vit_jax.picture_sources import Picture
 from vit_jax.rows_config import RowLayout, RowsConfig, row_layout
@@ -53,9 +54,15 @@ def packed_rows(layout: RowLayout, pictures=NoisePictures(), **images) -> Packed
 
 
 def batch_of(packed: PackedImages, rows: int = ROWS) -> dict:
+    """The first rows as they travel."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(packed.example(0, row) for row in range(rows)))
 
 
+def seen_batch(packed: PackedImages) -> dict:
+    """The first rows as the losses read them."""
+    return normalised_batch(batch_of(packed), "half", 1)
+
+
 def alone(packed: PackedImages, row: int) -> list[dict]:
-    """The images of a row of epoch 0, unpacked."""
-    return [packed.images.example(0, member) for member in packed.members(0, row)]
+    """The images of a row of epoch 0, unpacked, as the losses read them."""
+    return [normalised_batch(packed.images.example(0, member), "half", 1) for member in packed.members(0, row)]

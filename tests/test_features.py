@@ -37,7 +37,7 @@ def random_params():
 
 def features_on(mesh):
     params = jax.device_put(random_params(), tree_shardings(random_params(), mesh))
-    return extract_features(make_extractor(CONFIG), params, Squares(), mesh, batch_size=8)
+    return extract_features(make_extractor(CONFIG, "half"), params, Squares(), mesh, batch_size=8)
 
 
 def test_every_image_once_on_every_mesh():

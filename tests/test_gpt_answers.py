@@ -60,6 +60,7 @@ def test_the_tokens_of_answers_and_their_end_count_alone():
     assert packed.pairs == len(PAIRS) > len(packed)
 
 
+@pytest.mark.slow
 def test_packing_changes_nothing_and_prompts_teach_nothing_by_themselves():
     loss = jax.jit(jax.value_and_grad(next_token_loss(model(), train=False), has_aux=True))
     (found, _), gradient = loss(params(), batch_of(rows()), jax.random.key(0))

@@ -65,6 +65,7 @@ def test_texts_are_framed_by_the_end_piece():
     assert (pair.texts.tokens[0] == end).sum() == 3
 
 
+@pytest.mark.slow
 def test_packing_changes_neither_loss_nor_gradient():
     drawn = range(20)
     loss = jax.value_and_grad(labelling_loss(model(), train=False), has_aux=True)

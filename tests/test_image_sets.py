@@ -40,7 +40,7 @@ def test_digits_are_dealt_by_their_pixels():
     assert np.bincount(labels).min() >= 25
     example = found.held_out.example(0, 7)
     assert example["images"].shape == (8, 8, 1)
-    assert (example["images"].min(), example["images"].max()) == (-1, 1)
+    assert (example["images"].min(), example["images"].max()) == (0, 255)
     assert example["weights"] == {"classes": 1}
 
 

@@ -15,11 +15,11 @@ from vit_jax.image_transforms import (
     erase,
     evaluation_image,
     inception_box,
-    normalised,
     size_before_crop,
     training_image,
 )
 from vit_jax.images_config import ImagesConfig
+from vit_jax.normalization import normalised
 
 VIEW = View(32, 32, 3)
 ALWAYS_VIEW = lambda width, height: VIEW  # noqa: E731
@@ -28,11 +28,6 @@ GENERATOR = np.random.default_rng
 
 def opened(image, form="PNG", **options):
     return open_image(file_of(image, form, **options), "a picture")
-
-
-def pixels(image):
-    """The 8-bit values that an image of the model was made of."""
-    return np.rint((image + 1) * 127.5).astype(int)
 
 
 def test_a_part_is_cropped_then_resized():
@@ -58,18 +53,6 @@ def test_a_large_part_of_a_jpeg_is_almost_the_same_from_a_smaller_decoding(box):
     assert np.abs(np.asarray(aside).astype(int) - np.asarray(expected)).mean() > 2
 
 
-def test_values_are_normalised():
-    values = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    image = Image.fromarray(np.stack([values, values[::-1], values.T.reshape(8, 32)], -1))
-    found = normalised(image, "half", View(8, 32, 3))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.asarray(image) / 127.5 - 1, atol=1e-6)
-    expected = (np.asarray(image) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(normalised(image, "imagenet", View(8, 32, 3)), expected, atol=1e-6)
-    grey = Image.fromarray(values)
-    np.testing.assert_allclose(normalised(grey, "half", View(8, 32, 1))[..., 0], values / 127.5 - 1, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("options", "size"),
     [
@@ -86,7 +69,7 @@ def test_evaluation_protocols(options, size):
         resized = np.asarray(image.resize(size, RESAMPLING[name]))
         left, top = round((size[0] - 32) / 2), round((size[1] - 32) / 2)
         found = evaluation_image(opened(image), ImagesConfig(interpolation=name, **options), VIEW)
-        np.testing.assert_array_equal(pixels(found), resized[top : top + 32, left : left + 32])
+        np.testing.assert_array_equal(found, resized[top : top + 32, left : left + 32])
 
 
 def test_views_need_not_be_square():
@@ -101,14 +84,14 @@ def test_slender_pictures_do_not_fill_the_memory():
     stripe = np.zeros((1, 40_000, 3), np.uint8)
     stripe[:, 19_990:20_010] = 200  # resized whole, this would be 1.3 million pixels across
     found = evaluation_image(opened(Image.fromarray(stripe)), ImagesConfig(eval_resize=32), VIEW)
-    assert (pixels(found) == 200).all()
+    assert (found == 200).all()
     image = smooth_image(15, 240, seed=6)  # not too slender: resized whole
     expected = np.asarray(image.resize((32, 512), Image.Resampling.BICUBIC))[240:272]
-    np.testing.assert_array_equal(pixels(evaluation_image(opened(image), ImagesConfig(eval_crop=1.0), VIEW)), expected)
+    np.testing.assert_array_equal(evaluation_image(opened(image), ImagesConfig(eval_crop=1.0), VIEW), expected)
     longer = np.asarray(smooth_image(15, 240, seed=6).resize((15, 600)))
     found = evaluation_image(opened(Image.fromarray(longer)), ImagesConfig(eval_crop=1.0), VIEW)
     expected = np.asarray(Image.fromarray(longer).resize((32, 1280), Image.Resampling.BICUBIC))[624:656]
-    assert np.abs(pixels(found) - expected).mean() < 1  # only roundings of the place differ
+    assert np.abs(found.astype(int) - expected).mean() < 1  # only roundings of the place differ
 
 
 @pytest.mark.parametrize("least_area", [0.05, 0.5])
@@ -145,7 +128,7 @@ def test_images_are_mirrored_as_often_as_asked():
     mirrored = np.asarray(image)[:, ::-1]
     for probability, expected in ((0.0, 0), (1.0, 50), (0.5, 25)):
         images = ImagesConfig(flip=probability)
-        found = [pixels(training_image(opened(image), images, ALWAYS_VIEW, GENERATOR(seed))) for seed in range(50)]
+        found = [training_image(opened(image), images, ALWAYS_VIEW, GENERATOR(seed)) for seed in range(50)]
         count = sum(np.array_equal(each, mirrored) for each in found)
         assert count == sum(not np.array_equal(each, np.asarray(image)) for each in found)
         assert abs(count - expected) <= (15 if probability == 0.5 else 0)
@@ -154,9 +137,8 @@ def test_images_are_mirrored_as_often_as_asked():
 def test_images_are_moved_within_a_black_border():
     image, seen = Image.new("RGB", (32, 32), "white"), set()
     for seed in range(60):
-        found = pixels(training_image(opened(image), ImagesConfig(crop_padding=2), ALWAYS_VIEW, GENERATOR(seed)))[
-            ..., 0
-        ]
+        images = ImagesConfig(crop_padding=2)
+        found = training_image(opened(image), images, ALWAYS_VIEW, GENERATOR(seed))[..., 0]
         rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
         assert (found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] == 255).all()
         seen |= {(32 - len(rows), 32 - len(columns))}
@@ -177,5 +159,6 @@ def test_a_box_is_filled_with_noise():
     assert 0.015 < min(areas) < 0.03
     assert 0.3 < max(areas) < 0.35
     untouched = training_image(opened(smooth_image(32, 32)), ImagesConfig(), ALWAYS_VIEW, GENERATOR(0))
+    untouched = normalised(untouched, "half", 3)
     changed = training_image(opened(smooth_image(32, 32)), ImagesConfig(random_erasing=1.0), ALWAYS_VIEW, GENERATOR(0))
     assert 0.01 < (untouched != changed).mean() < 0.4

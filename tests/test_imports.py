@@ -15,6 +15,7 @@ ALLOWED = {  # what each package may import of the others
 MODEL_FILES = {
     "core_jax/layers.py",
     "core_jax/multihead_attention.py",
+    "core_jax/relative_positions.py",
     "core_jax/transformer.py",
     "core_jax/embeddings.py",
     "core_jax/heads.py",
@@ -23,6 +24,7 @@ MODEL_FILES = {
     "bert_jax/gpt.py",
     "bert_jax/gpt_for_labels.py",
     "vit_jax/audio_encoder.py",
+    "vit_jax/audio_labels.py",
     "bert_jax/translation.py",
     "vit_jax/model.py",
     "vit_jax/resnet.py",

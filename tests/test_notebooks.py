@@ -36,7 +36,7 @@ def test_a_notebook_opens_with_a_badge_of_its_own_and_installs_in_colab(text):
 def test_readme_has_the_badge_of_each():
     readme = (ROOT / "README.md").read_text()
     assert with_address(readme) == readme, "type: python tests/notebooks.py"
-    assert len(TEXTS) == 4
+    assert len(TEXTS) == 5
     for text in TEXTS:
         assert f"/experiments/colab/{text.stem}.ipynb)" in readme
 
@@ -128,6 +128,18 @@ def test_vit_photos_tells_them_apart(tmp_path, monkeypatch):
     assert found is not None
     assert float(found[1]) > 60  # a third by chance
     assert {"attention.png", "nearest.png"} <= drawn(tmp_path / "runs/colab/vit_photos")
+
+
+@pytest.mark.slow
+def test_generate_and_transcribe_hears_what_is_said(tmp_path, monkeypatch):
+    printed = execute(ROOT / "experiments/colab/generate_and_transcribe.md", tmp_path, monkeypatch)
+    runs = tmp_path / "runs/colab/generate_and_transcribe"
+    summary = json.loads((runs / "gpt/summary.json").read_text())
+    assert summary["bits_per_byte"] < 2.5
+    rates = re.search(r"words\W+([\d.]+) %", printed)
+    assert rates is not None
+    assert float(rates[1]) < 10
+    assert {"next_pieces.png", "listening.png"} <= drawn(runs)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core_jax.sharding import global_batch, tree_shardings
-from tests.packed_noise import ROWS, alone, batch_of, layout_of, packed_rows
+from tests.packed_noise import ROWS, alone, layout_of, packed_rows, seen_batch
 from tests.same_training import assert_same
 from tests.tiny_training import mesh_of
 from tests.tiny_vit import CLASSES, CONFIG, model, random_params
@@ -54,7 +54,7 @@ def packed_logits(vit: VitForClassification, params: dict, *batches: dict) -> li
 def test_logits_are_those_of_the_ordinary_model(changes):
     vit, params = model(**changes), random_params(**changes)
     packed = packed_rows(layout_of(**changes))
-    batch = batch_of(packed)
+    batch = seen_batch(packed)
     (found,) = packed_logits(vit, params, batch)
     row = max(range(ROWS), key=lambda row: len({image["images"].shape for image in alone(packed, row)}))
     images = {image["images"].shape[:2]: (place, image["images"]) for place, image in enumerate(alone(packed, row))}
@@ -65,7 +65,7 @@ def test_logits_are_those_of_the_ordinary_model(changes):
 
 
 def test_no_image_sees_another_or_the_padding(packed):
-    vit, params, batch = model(), random_params(), batch_of(packed)
+    vit, params, batch = model(), random_params(), seen_batch(packed)
     row = int(np.argmax(batch["weights"]["classes"].sum(axis=1)))
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf[row : row + 1]), batch)
     assert one["segments"].min() == 0
@@ -97,7 +97,7 @@ def evaluated(batch: dict, mesh_text: str, **changes):
 
 @pytest.mark.parametrize("mesh", ["data:8", pytest.param("data:2,fsdp:2,tensor:2", marks=pytest.mark.slow)])
 def test_loss_and_gradients_on_every_mesh(packed, mesh):
-    batch = batch_of(packed)
+    batch = seen_batch(packed)
     assert_same(evaluated(batch, mesh), evaluated(batch, "data:1"))
 
 
@@ -105,11 +105,11 @@ def test_loss_and_gradients_on_every_mesh(packed, mesh):
 @pytest.mark.parametrize("changes", [{}, {"pooling": "attention", "registers": 1}])
 def test_loss_and_gradients_are_those_of_images_in_rows_of_their_own(changes):
     packed = packed_rows(layout_of(**changes))
-    rows, single = batch_of(packed), []
+    rows, single = seen_batch(packed), []
     for row in range(ROWS):
         for number in range(1, int(rows["segments"][row].max()) + 1):
             length, start = int((rows["segments"][row] == number).sum()), int(rows["starts"][row, number - 1])
-            one = jax.tree.map(np.zeros_like, packed.example(0, row))
+            one = jax.tree.map(lambda leaf, row=row: np.zeros_like(leaf[row]), rows)
             one["grids"] += 1
             for name in ("patches", "front", "places", "grids"):
                 one[name][:length] = rows[name][row, start : start + length]
@@ -127,7 +127,7 @@ def test_loss_and_gradients_are_those_of_images_in_rows_of_their_own(changes):
 @pytest.mark.parametrize("changes", [{}, {"pooling": "attention", "registers": 2}])
 def test_useful_operations_are_those_of_the_images_alone(changes):
     packed, config = packed_rows(layout_of(**changes)), dataclasses.replace(CONFIG, **changes)
-    batch = batch_of(packed)
+    batch = seen_batch(packed)
     expected = 0
     for row in range(ROWS):
         for image in alone(packed, row):

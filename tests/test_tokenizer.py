@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -46,6 +47,14 @@ def test_round_trip(tokenizer, tmp_path):
     again.save(tmp_path / "again")
     names = sorted(file.name for file in (tmp_path / "saved").iterdir())
     assert all((tmp_path / "saved" / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+
+
+def test_places_are_characters(tokenizer):
+    text = "ünder the naïve 北京 lamp, x² river"
+    [(ids, places)], [expected] = tokenizer.encode_with_places([text]), tokenizer.encode([text])
+    assert ids == expected
+    assert "".join(text[start:end] for start, end in places).replace(" ", "") == text.replace(" ", "")
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(places))
 
 
 def test_special_pieces_are_text_unless_allowed(tokenizer):

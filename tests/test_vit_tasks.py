@@ -128,7 +128,7 @@ def test_rows_without_weight_change_nothing():
     batch["weights"]["classes"][20:] = 0
     other = batch | {"images": batch["images"].copy(), "labels": batch["labels"].copy()}
     other["images"][20:], other["labels"][20:] = 7, 0
-    score = make_scoring(vit, "softmax")
+    score = make_scoring(vit, "softmax", "half")
     for ours, theirs in zip(jax.tree.leaves(score(params, batch)), jax.tree.leaves(score(params, other)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     metrics, confusion = score(params, batch)

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import struct
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ import tokenizers
 
 from bert_jax.gpt_config import GptConfig
 from bert_jax.transcript_tokens import TranscriptTokens
+from core_jax.grid_positions import sincos_waves
 from core_jax.sharding import path_name
 from experiments.speech.weights import Whisper, parameter_shapes
-from vit_jax.audio_encoder import AudioEncoderConfig, sinusoids
+from vit_jax.audio_encoder import AudioEncoderConfig
 from vit_jax.audio_files import RATE
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
@@ -45,6 +47,13 @@ DECODER = GptConfig(
 
 @functools.cache
 def whisper(seed: int = 0, scale: float = 0.3) -> Whisper:
+    """The model of WORDS."""
+    return drawn(ENCODER, DECODER, SETTINGS, seed, scale)
+
+
+def drawn(
+    encoder: AudioEncoderConfig, decoder: GptConfig, settings: dict[str, Any], seed: int = 0, scale: float = 0.3
+) -> Whisper:
     """A model whose parameters are none of them 0 or 1, but the bias of keys, which the peer has not."""
     random = np.random.default_rng(seed)
 
@@ -53,12 +62,12 @@ def whisper(seed: int = 0, scale: float = 0.3) -> Whisper:
         if name.endswith("key/bias"):
             return jnp.zeros(leaf.shape)
         if name == "encoder/positions":
-            return jnp.asarray(sinusoids(*leaf.shape))
+            return jnp.asarray(sincos_waves(*leaf.shape))
         value = scale * random.standard_normal(leaf.shape)
         return jnp.asarray(value + 1 if name.endswith("scale") else value, jnp.float32)
 
-    params = jax.tree.map_with_path(draw, parameter_shapes(ENCODER, DECODER))
-    return Whisper(ENCODER, DECODER, params, SETTINGS)
+    params = jax.tree.map_with_path(draw, parameter_shapes(encoder, decoder))
+    return Whisper(encoder, decoder, params, settings)
 
 
 def tokens(languages: bool = True) -> TranscriptTokens:
@@ -69,6 +78,7 @@ def tokens(languages: bool = True) -> TranscriptTokens:
 def tokenizer() -> tokenizers.Tokenizer:
     """A letter is a piece."""
     found = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="a"))
+    found.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     found.add_special_tokens(SPECIAL)
     return found
 
@@ -92,6 +102,20 @@ def write_clips(folder: pathlib.Path, count: int) -> list[str]:
     for path, samples in zip(paths, noises(count), strict=True):
         soundfile.write(path, samples, RATE, subtype="FLOAT")
     return paths
+
+
+def write_spoken(folder: pathlib.Path, count: int, seconds: float = 0.5) -> str:
+    """Recordings of one letter each, every letter a tone of its own, and the list of them; gives --data."""
+    lines = []
+    for number in range(count):
+        letter = number % 4
+        path = folder / f"spoken_{number}.wav"
+        sound = tone(300.0 + 500 * letter, seconds + 0.02 * number)
+        soundfile.write(path, sound, RATE, subtype="FLOAT")
+        lines.append(json.dumps({"audio": str(path), "text": WORDS[letter + 4], "voice": f"voice {letter % 2}"}))
+    file = folder / "spoken.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    return f"jsonl:{file}"
 
 
 def ctranslate2_bytes(arrays: dict[str, np.ndarray], aliases: dict[str, str], version: int = 6) -> bytes:

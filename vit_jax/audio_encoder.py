@@ -9,10 +9,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Int
 
 from core_jax.config import TransformerConfig, require
+from core_jax.grid_positions import sincos_waves
 from core_jax.layers import compute_dtype, gelu, initializer
 from core_jax.transformer import Stack
 
@@ -41,13 +41,6 @@ class AudioEncoderConfig(TransformerConfig):
     def frames(self) -> int:
         """Frames of a full window."""
         return self.maximum_positions * STRIDE
-
-
-def sinusoids(positions: int, width: int) -> Float32[np.ndarray, "T D"]:
-    """Sines, then cosines, of wavelengths from 2 pi to 20,000 pi. Source: Vaswani et al. 2017, section 3.5."""
-    rates = np.exp(-np.log(10_000) / (width // 2 - 1) * np.arange(width // 2))
-    angles = np.arange(positions)[:, None] * rates[None]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
 class Convolution(nn.Module):
@@ -79,17 +72,36 @@ class AudioEncoder(nn.Module):
     config: AudioEncoderConfig
 
     @nn.compact
-    def __call__(self, spectrogram: Float[Array, "B F M"], *, train: bool = False) -> Float[Array, "B T D"]:
+    def __call__(
+        self, spectrogram: Float[Array, "B F M"], frames: Int[Array, " B"] | None = None, *, train: bool = False
+    ) -> Float[Array, "B T D"]:
         """The hidden states of the last layer.
 
         Args:
           spectrogram: of `vit_jax.log_mel`; any even number of frames up to those of a full window.
+          frames: of each row that are heard; the states of those behind mean nothing. By default all are, also silence
+            behind a recording, as in Whisper.
           train: whether dropout is on.
         """
         config = self.config
-        x = gelu(config, Convolution(config, name="conv_1")(spectrogram))
+
+        def heard(x: Float[Array, "B F C"]) -> Float[Array, "B F C"]:  # an end is the same, wherever it comes
+            return x if frames is None else x * is_heard(frames, x.shape[1])[..., None].astype(x.dtype)
+
+        x = heard(gelu(config, Convolution(config, name="conv_1")(heard(spectrogram))))
         x = gelu(config, Convolution(config, STRIDE, name="conv_2")(x))
         rows, width = config.maximum_positions, config.width
-        table = self.param("positions", lambda _, *shape: jnp.asarray(sinusoids(*shape)), rows, width)
+        table = self.param("positions", lambda _, *shape: jnp.asarray(sincos_waves(*shape)), rows, width)
         positions = jax.lax.stop_gradient(table)[None, : x.shape[1]]  # they are not learnt
-        return Stack(config, name="encoder")(x + positions.astype(x.dtype), train=train)
+        segments = None if frames is None else is_heard(positions_of(frames), x.shape[1]).astype(jnp.int32)
+        return Stack(config, name="encoder")(x + positions.astype(x.dtype), segments, train=train)
+
+
+def is_heard(counts: Int[Array, " B"], length: int) -> Bool[Array, "B {length}"]:
+    """Which frames or positions of each row hold a recording: the first ones, so many."""
+    return jnp.arange(length)[None] < counts[:, None]
+
+
+def positions_of(frames: Int[Array, " B"]) -> Int[Array, " B"]:
+    """The number of positions of so many frames."""
+    return -(-frames // STRIDE)

@@ -1,7 +1,7 @@
 """ViT as a family that `experiments.pretrain` trains."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -116,7 +116,8 @@ class VitFamily:
         state: State,
     ) -> Callable[..., tuple[State, Metrics]]:
         """The jitted step."""
-        return tasks.training_step(model, config.supervision, optimizer, state, config.training.accumulation_steps)
+        recipe = config.supervision, config.images.normalization
+        return tasks.training_step(model, *recipe, optimizer, state, config.training.accumulation_steps)
 
     def model_flops(self, model: VitForClassification, batch: PyTree) -> float:
         """Of all images of the batch; of packed rows as if each were one image: shapes know of none."""
@@ -128,8 +129,8 @@ class VitFamily:
         self, config: VitPretraining, model: VitForClassification, data: ImageSet, mesh: Mesh
     ) -> Evaluation:
         """The scoring of held-out images."""
-        batch_size = config.training.global_batch_size
-        return pretraining.make_evaluation(model, data.held_out, config.supervision.loss, batch_size, mesh)
+        recipe = config.supervision.loss, config.images.normalization
+        return pretraining.make_evaluation(model, data.held_out, *recipe, config.training.global_batch_size, mesh)
 
     def describe(self, data: ImageSet) -> str:
         """Number of classes and of images."""
@@ -152,13 +153,18 @@ class VitFamily:
     ) -> list[str]:
         """Which classes are taken for which, and the losses by step."""
         del config, params
-        if jax.process_index() != 0:
-            return []
-        paths = []
-        if evaluated.confusion is not None and len(data.classes) <= DRAWN_CLASSES:
-            paths.append(os.path.join(workdir, "confusion_matrix.png"))
-            confusion_matrix_picture(paths[-1], *as_examples(evaluated.confusion), data.classes)
-        return [*paths, draw_losses(workdir)]
+        return draw_classes(workdir, evaluated, data.classes)
+
+
+def draw_classes(workdir: str, evaluated: Evaluated, classes: Sequence[str]) -> list[str]:
+    """Draws which classes are taken for which, where they are not too many, and the losses; the first process does."""
+    if jax.process_index() != 0:
+        return []
+    paths = []
+    if evaluated.confusion is not None and len(classes) <= DRAWN_CLASSES:
+        paths.append(os.path.join(workdir, "confusion_matrix.png"))
+        confusion_matrix_picture(paths[-1], *as_examples(evaluated.confusion), classes)
+    return [*paths, draw_losses(workdir)]
 
 
 def draw_losses(workdir: str) -> str:

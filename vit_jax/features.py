@@ -17,22 +17,24 @@ from sklearn.preprocessing import StandardScaler
 
 from core_jax.data import Examples, evaluation_batches
 from vit_jax.config import VitConfig
+from vit_jax.images_config import Normalization
 from vit_jax.model import Vit
+from vit_jax.normalization import Pixels, normalised
 
 TEMPERATURE = 0.07  # of the votes of neighbours
 
-Extractor = Callable[[PyTree, Float[Array, "B H W C"]], Float[Array, "B D"]]
+Extractor = Callable[[PyTree, Pixels], Float[Array, "B D"]]
 Features = Float32[np.ndarray, "N D"]
 Labels = Int32[np.ndarray, " N"]
 
 
-def make_extractor(config: VitConfig) -> Extractor:
+def make_extractor(config: VitConfig, normalization: Normalization) -> Extractor:
     """Compiled (parameters of `Vit`, images) -> what stands for each image, in float32."""
     model = Vit(config)
 
     @jax.jit
-    def extract(params: PyTree, images: Float[Array, "B H W C"]) -> Float[Array, "B D"]:
-        out: Any = model.apply({"params": params}, images)
+    def extract(params: PyTree, images: Pixels) -> Float[Array, "B D"]:
+        out: Any = model.apply({"params": params}, normalised(images, normalization, config.channels))
         return out[1].astype("float32")
 
     return extract

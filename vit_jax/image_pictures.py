@@ -37,7 +37,7 @@ def samples_picture(
       path: of the picture, .png; a part of it is never seen.
       examples: {"images", "labels"} each, and their weights; one that weighs nothing could not be read.
       classes: names, in the order of the labels.
-      normalization: that the examples went through, a name of NORMALIZATIONS.
+      normalization: that examples in floats went through, a name of NORMALIZATIONS.
       seed: of the run's order.
       count: of images, at most.
     """
@@ -50,19 +50,22 @@ def samples_picture(
     grid_picture(path, shown([example["images"] for example in found], normalization), names)
 
 
-def shown(images: Sequence[Float[np.ndarray, "_ _ C"]], normalization: Normalization) -> UInt8[np.ndarray, "N H W C"]:
+def shown(
+    images: Sequence[UInt8[np.ndarray, "_ _ C"] | Float[np.ndarray, "_ _ C"]], normalization: Normalization
+) -> UInt8[np.ndarray, "N H W C"]:
     """Takes normalisation back: colours from 0 to 255.
 
     Args:
-      images: as the model sees them; smaller ones get white edges.
-      normalization: that they went through.
+      images: as they are read, or, in floats, as the model sees them; smaller ones get white edges.
+      normalization: that floats went through.
     """
     height, width = np.max([image.shape[:2] for image in images], axis=0)
     channels = images[0].shape[2]
     mean, deviation = (np.array(shares[:channels]) for shares in NORMALIZATIONS[normalization])
     values = np.full((len(images), height, width, channels), 255, np.uint8)
     for place, image in zip(values, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = np.rint(np.clip(image * deviation + mean, 0, 1) * 255)
+        colours = image if image.dtype == np.uint8 else np.rint(np.clip(image * deviation + mean, 0, 1) * 255)
+        place[: image.shape[0], : image.shape[1]] = colours
     return values
 
 

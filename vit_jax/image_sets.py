@@ -17,7 +17,7 @@ from core_jax.draws import generator
 from core_jax.errors import UserError
 from core_jax.sources import misunderstood
 from vit_jax.image_files import MODES, BadImageError
-from vit_jax.image_transforms import View, evaluation_image, training_image
+from vit_jax.image_transforms import View, evaluation_image, training_dtype, training_image
 from vit_jax.images_config import ImagesConfig
 from vit_jax.picture_datasets import find_dataset
 from vit_jax.picture_folders import folder_pictures, part_folders
@@ -45,9 +45,9 @@ SCHEMES = {
 class ImageExamples:
     """Pictures as the model sees them; may be shared by threads and sent to other processes.
 
-    `example` gives {"images": float32[H, W, C], "labels": int32, "weights": {"classes": float32}}. Where bad images
-    are skipped, one that cannot be read counts for nothing: no scan of all files, which would have to decode them, and
-    every example stands where it stood.
+    `example` gives {"images": uint8[H, W, C], "labels": int32, "weights": {"classes": float32}}; images to train on
+    are of `training_dtype`. Where bad images are skipped, one that cannot be read counts for nothing: no scan of all
+    files, which would have to decode them, and every example stands where it stood.
     """
 
     pictures: Pictures
@@ -76,7 +76,8 @@ class ImageExamples:
             if self.images.bad_images == "fail":
                 raise BadImageError(f"{error}: replace or delete it, or add --bad_images=skip") from error
             self.skipped.add(str(error))
-            pixels, label, weight = np.zeros(shape(1, 1), np.float32), 0, 0
+            dtype = training_dtype(self.images) if self.train else np.uint8
+            pixels, label, weight = np.zeros(shape(1, 1), dtype), 0, 0
         else:
             weight = 1
         return {"images": pixels, "labels": np.int32(label), "weights": {"classes": np.float32(weight)}}

@@ -1,19 +1,20 @@
 """From a picture to what the model sees of it; all that is random is drawn from a generator that is handed in.
 
-Axes: H x W pixels, C channels, V values of a row of them.
+Axes: H x W pixels, C channels.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
+from numpy.typing import DTypeLike
 from PIL import Image
 
 from vit_jax.image_files import OpenedImage
-from vit_jax.images_config import NORMALIZATIONS, ImagesConfig, Normalization
+from vit_jax.images_config import ImagesConfig
+from vit_jax.normalization import normalised
 from vit_jax.randaugment import randaugment
 
 RESAMPLING = {  # with antialiasing, all but the first
@@ -29,6 +30,7 @@ TRIES = 10  # to find a random part that fits
 ERASED_AREA = (0.02, 1 / 3)  # shares of an image
 ERASED_RATIO = 1 / 0.3  # of the sides of what is erased, at most
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+Bytes = UInt8[np.ndarray, "H W C"]
 
 
 class View(NamedTuple):
@@ -41,14 +43,16 @@ class View(NamedTuple):
 
 def training_image(
     opened: OpenedImage, images: ImagesConfig, shape: Callable[[int, int], View], random: np.random.Generator
-) -> Float32[np.ndarray, "H W C"]:
-    """What is seen of a picture in training: cut, resized, moved, mirrored, changed, normalised, erased in part.
+) -> Bytes | Float32[np.ndarray, "H W C"]:
+    """What is seen of a picture in training: cut, resized, moved, mirrored, changed, erased in part.
 
     Args:
       opened: the picture.
       images: says how it is cut and changed.
       shape: of the result, from the width and the height of what is cut out.
       random: of this example.
+    Returns:
+      Colours from 0 to 255, of the type `training_dtype`; float32 are normalised.
     Raises:
       BadImageError: the picture is damaged.
     """
@@ -65,18 +69,34 @@ def training_image(
     if images.randaugment:
         count, strength = map(int, images.randaugment.split(","))
         image = randaugment(image, count, strength, random)
-    pixels = normalised(image, images.normalization, view)
+    if not images.random_erasing:
+        return pixels_of(image, view)
+    # By rows, since NumPy is slow over a last axis that is as short as channels are.
+    rows = np.asarray(image).reshape(view.height, -1)
+    pixels = np.asarray(normalised(rows, images.normalization, view.channels)).reshape(view)
     if random.random() < images.random_erasing:
         erase(pixels, random)
     return pixels
 
 
-def evaluation_image(opened: OpenedImage, images: ImagesConfig, view: View) -> Float32[np.ndarray, "H W C"]:
-    """What is seen of a picture when it is scored: resized, its middle cut out, normalised.
+def training_dtype(images: ImagesConfig) -> DTypeLike:
+    """Of images to train on: bytes, or float32 where noise is put into them, which bytes do not hold."""
+    return np.float32 if images.random_erasing else np.uint8
+
+
+def pixels_of(image: Image.Image, view: View) -> Bytes:
+    """The colours of an image of the view's size, from 0 to 255."""
+    return np.asarray(image).reshape(view)
+
+
+def evaluation_image(opened: OpenedImage, images: ImagesConfig, view: View) -> Bytes:
+    """What is seen of a picture when it is scored: resized, its middle cut out.
 
     Args:
       opened, images: as for `training_image`.
       view: shape of the result.
+    Returns:
+      Colours from 0 to 255.
     Raises:
       BadImageError: the picture is damaged.
     Source: the sizes and the middle are computed as torchvision's Resize and CenterCrop compute them.
@@ -87,7 +107,7 @@ def evaluation_image(opened: OpenedImage, images: ImagesConfig, view: View) -> F
     width, height = size_before_crop(*image.size, images, view)
     image = image.resize((width, height), RESAMPLING[images.interpolation])
     left, top = round((width - view.width) / 2), round((height - view.height) / 2)
-    return normalised(image.crop((left, top, left + view.width, top + view.height)), images.normalization, view)
+    return pixels_of(image.crop((left, top, left + view.width, top + view.height)), view)
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -169,31 +189,6 @@ def cut(opened: OpenedImage, box: Box, view: View, resampling: Image.Resampling)
         bottom / divisor - outer[1],
     )
     return image.crop(outer).resize((view.width, view.height), resampling, inner)
-
-
-def normalised(image: Image.Image, normalization: Normalization, view: View) -> Float32[np.ndarray, "H W C"]:
-    """Values less their mean, divided by their deviation.
-
-    Args:
-      image: of the view's size.
-      normalization: a name of NORMALIZATIONS.
-      view: shape of the result.
-    """
-    factors, summands = _row(normalization, view.width, view.channels)
-    values = np.asarray(image).reshape(view.height, -1).astype(np.float32)
-    values *= factors
-    values += summands
-    return values.reshape(view)
-
-
-@functools.cache
-def _row(
-    normalization: Normalization, width: int, channels: int
-) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
-    """Factor and summand of each value of a row: NumPy is slow over a last axis that is as short as channels are."""
-    mean, deviation = (np.array(values[:channels]) for values in NORMALIZATIONS[normalization])
-    factors, summands = (np.tile(values, width) for values in (1 / (255 * deviation), -mean / deviation))
-    return factors.astype(np.float32), summands.astype(np.float32)
 
 
 def erase(pixels: Float32[np.ndarray, "H W C"], random: np.random.Generator) -> None:

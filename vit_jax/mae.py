@@ -172,7 +172,7 @@ def mae_loss(model: MaskedAutoencoder, *, train: bool) -> Loss:
       model: whose parameters are trained.
       train: whether dropout and stochastic depth are on.
     Returns:
-      loss(params, batch, key); which patches are hidden follows from the key.
+      loss(params, batch, key) of normalised images; which patches are hidden follows from the key.
     """
     config, mae = model.config, model.mae
     visible = visible_patches(config, mae)

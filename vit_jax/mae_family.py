@@ -20,6 +20,7 @@ from vit_jax.family import VitFamily, draw_losses
 from vit_jax.image_pictures import grid_picture, shown
 from vit_jax.image_sets import ImageSet
 from vit_jax.mae import MAE_IDENTITY, MaskedAutoencoder, initial_mae_params, mae_flops, mae_loss, reconstruct
+from vit_jax.normalization import normalised, of_bytes
 from vit_jax.presets import VitPretraining
 
 DRAWN = 8  # images, each of them whole, in part, and filled in
@@ -69,8 +70,8 @@ class MaeFamily(VitFamily):
     ) -> Callable[..., tuple[State, Metrics]]:
         """The jitted step."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        step = make_step(mae_loss(model, train=True), optimizer, config.training.accumulation_steps)
-        return compile_step(step, shardings)
+        loss = of_bytes(mae_loss(model, train=True), config.images.normalization, config.model.channels)
+        return compile_step(make_step(loss, optimizer, config.training.accumulation_steps), shardings)
 
     def model_flops(self, model: Any, batch: PyTree) -> float:
         """Of all images of the batch."""
@@ -78,7 +79,8 @@ class MaeFamily(VitFamily):
 
     def make_evaluation(self, config: VitPretraining, model: Any, data: ImageSet, mesh: Mesh) -> Evaluation:
         """The error on held-out images, of which the same patches are hidden every time."""
-        score = jax.jit(mae_loss(model, train=False))
+        loss = mae_loss(model, train=False)
+        score = jax.jit(of_bytes(loss, config.images.normalization, config.model.channels))
         batch_size = config.training.global_batch_size
 
         def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
@@ -101,6 +103,7 @@ class MaeFamily(VitFamily):
         del evaluated
         count = min(DRAWN, len(data.held_out))
         images = np.stack([data.held_out.example(0, number)["images"] for number in range(count)])
+        images = normalised(images, config.images.normalization, config.model.channels)
         run = functools.partial(reconstruct, MaskedAutoencoder(config.model, config.mae))
         everywhere = NamedSharding(jax.tree.leaves(params)[0].sharding.mesh, PartitionSpec())
         made = jax.device_get(jax.jit(run, out_shardings=everywhere)(params, images, jax.random.key(0)))

@@ -23,8 +23,8 @@ def make_mixing(mixup: float, cutmix: float) -> Preparation | None:
       mixup: parameter of the Beta distribution of the share that is mixed in; 0: no mixup.
       cutmix: the same for the area that is pasted; 0: no cutmix. With both, each batch has one of them, by a fair coin.
     Returns:
-      (batch, key) -> the batch with mixed "images", "other_labels" of the images that are mixed in, and the "shares"
-      of the batch's own labels; None where nothing is to be mixed.
+      (batch of normalised images, key) -> the batch with mixed "images", "other_labels" of the images that are mixed
+      in, and the "shares" of the batch's own labels; None where nothing is to be mixed.
     Source: Zhang et al. 2017, https://arxiv.org/abs/1710.09412; Yun et al. 2019, https://arxiv.org/abs/1905.04899. One
       draw serves a batch, as in big_vision and timm.
     """

@@ -127,9 +127,9 @@ class PackedImages:
           epoch: which pass over the images; each draws resolutions, changes images and packs anew.
           index: which row, 0 .. len - 1.
         Returns:
-          patches: float32 [T, pixels of a patch x C]; segments, front: int32 [T]; places, grids: int32 [T, 2]; starts:
-          int32 [S], as `core_jax.embeddings.PackedPatches` has them. labels: int32 [S]; weights: classes, float32 [S],
-          is 1 where there is an image.
+          patches: of the images' type, [T, pixels of a patch x C]; segments, front: int32 [T]; places, grids: int32
+          [T, 2]; starts: int32 [S], as `core_jax.embeddings.PackedPatches` has them, but for the patches'
+          normalisation. labels: int32 [S]; weights: classes, float32 [S], is 1 where there is an image.
         """
         layout = self._layout
         images = [self.images.example(epoch, member) for member in self.members(epoch, index)]
@@ -138,10 +138,9 @@ class PackedImages:
         is_patch = (segments > 0) & (positions >= layout.front)
         grids = np.where(segments[:, None] > 0, sizes[segments - 1], 1)
         places = np.where(is_patch[:, None], np.stack(np.divmod(positions - layout.front, grids[:, 1]), axis=1), 0)
-        patches = np.zeros((layout.length, layout.patch_size**2 * layout.channels), np.float32)
-        patches[is_patch] = np.concatenate(
-            [cut_patches(image["images"][None], layout.patch_size)[0] for image in images]
-        )
+        cut = np.concatenate([cut_patches(image["images"][None], layout.patch_size)[0] for image in images])
+        patches = np.zeros((layout.length, cut.shape[1]), cut.dtype)
+        patches[is_patch] = cut
         return {
             "patches": patches,
             "segments": segments,

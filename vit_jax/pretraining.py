@@ -28,12 +28,14 @@ from core_jax.trained import trained_params
 from core_jax.workdir import read_config
 from vit_jax.image_pictures import samples_picture
 from vit_jax.image_sets import ImageSet, open_image_set
+from vit_jax.image_transforms import training_dtype
+from vit_jax.images_config import Normalization
 from vit_jax.model import VitForClassification
 from vit_jax.packed_images import PackedImages, pack
 from vit_jax.presets import VitPretraining
 from vit_jax.rows_config import row_layout
 from vit_jax.skipped_images import SkippedImages
-from vit_jax.tasks import initial_params, make_scoring
+from vit_jax.tasks import Scoring, initial_params, make_scoring
 
 CLASSES_FILE = "classes.json"  # of a work folder: the names, in the order of the labels
 SAMPLES = "samples.png"  # of a work folder: the first images, as the model sees them in training
@@ -101,7 +103,7 @@ def expected_classes(config: VitPretraining) -> int:
 
 def batch_shapes(config: VitPretraining) -> dict[str, Any]:
     """Shapes and dtypes of the global batch of a run."""
-    model, rows = config.model, config.training.global_batch_size
+    model, rows, pixels = config.model, config.training.global_batch_size, training_dtype(config.images)
 
     def shape(*sizes, dtype=jnp.float32):
         return jax.ShapeDtypeStruct((rows, *sizes), dtype)
@@ -110,10 +112,10 @@ def batch_shapes(config: VitPretraining) -> dict[str, Any]:
         return {"labels": shape(*images, dtype=jnp.int32), "weights": {"classes": shape(*images)}}
 
     if not config.rows.packing:
-        return {"images": shape(model.height, model.width_of_image, model.channels), **labelled()}
+        return {"images": shape(model.height, model.width_of_image, model.channels, dtype=pixels), **labelled()}
     layout = row_layout(model, config.rows)
     return {
-        "patches": shape(layout.length, layout.patch_size**2 * layout.channels),
+        "patches": shape(layout.length, layout.patch_size**2 * layout.channels, dtype=pixels),
         **dict.fromkeys(("segments", "front"), shape(layout.length, dtype=jnp.int32)),
         **dict.fromkeys(("places", "grids"), shape(layout.length, 2, dtype=jnp.int32)),
         "starts": shape(layout.images, dtype=jnp.int32),
@@ -160,7 +162,12 @@ def open_trained(workdir: str, mesh: Mesh, report: Callable[[str], None]) -> Tra
 
 
 def make_evaluation(
-    model: VitForClassification, examples: Examples, loss: str, batch_size: int, mesh: Mesh
+    model: VitForClassification,
+    examples: Examples,
+    loss: str,
+    normalization: Normalization,
+    batch_size: int,
+    mesh: Mesh,
 ) -> Evaluation:
     """Builds the scoring of images.
 
@@ -168,13 +175,18 @@ def make_evaluation(
       model: to score.
       examples: each of which counts once.
       loss: which one.
+      normalization: of images.
       batch_size: images at a time.
       mesh: where it is computed.
     Returns:
       (params, stopping) -> what came of it; the baseline always answers the class that most of these images have, or,
       as a probability, the shares of all. None where `stopping()` became true.
     """
-    score = make_scoring(model, loss)
+    return class_evaluation(make_scoring(model, loss, normalization), examples, loss, batch_size, mesh)
+
+
+def class_evaluation(score: Scoring, examples: Examples, loss: str, batch_size: int, mesh: Mesh) -> Evaluation:
+    """Builds the scoring of anything that has classes; as `make_evaluation`, with the scoring of a batch."""
 
     def evaluate(params: PyTree, stopping: Callable[[], bool]) -> Evaluated | None:
         found: list[Any] = []

@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from core_jax.embeddings import PackedPatches
 from core_jax.losses import Ratio, objective
 from core_jax.metrics import accuracy, top_accuracy
-from core_jax.train import Loss, Metrics, State, compile_step, make_step
+from core_jax.train import Loss, Metrics, Preparation, State, compile_step, make_step
+from vit_jax.images_config import Normalization
 from vit_jax.mixing import make_mixing
 from vit_jax.model import VitForClassification
 from vit_jax.model_flops import useful_flops
+from vit_jax.normalization import normalised_batch, of_bytes
 from vit_jax.supervision import SupervisionConfig
 
 PLACES = 5  # of the top-5 accuracy, which means something where there are more classes
@@ -36,7 +38,7 @@ def initial_params(model: VitForClassification) -> Callable[[Key[Array, ""]], Py
 
 
 def images_of(batch: dict[str, Any]) -> Any:
-    """What the model reads of a batch: its images, or the patches of several in a row."""
+    """What the model reads of a batch that is normalised: its images, or the patches of several in a row."""
     if "patches" not in batch:
         return batch["images"]
     return PackedPatches(**{name: batch[name] for name in PackedPatches._fields})
@@ -85,8 +87,8 @@ def supervised_loss(model: VitForClassification, supervision: SupervisionConfig,
       supervision: which loss.
       train: whether dropout, stochastic depth and label smoothing are on.
     Returns:
-      loss(params, batch, key); the scalar is the mean over all images, alone or packed into rows. Of mixed images the
-      label that has the larger share counts as the right one in the accuracies.
+      loss(params, batch, key) of normalised images; the scalar is the mean over all, alone or packed into rows. Of
+      mixed images the label that has the larger share counts as the right one in the accuracies.
     """
     smoothing = supervision.label_smoothing if train else 0.0
 
@@ -115,6 +117,7 @@ def supervised_loss(model: VitForClassification, supervision: SupervisionConfig,
 def training_step(
     model: VitForClassification,
     supervision: SupervisionConfig,
+    normalization: Normalization,
     optimizer: optax.GradientTransformation,
     state: State,
     accumulation_steps: int,
@@ -124,39 +127,70 @@ def training_step(
     Args:
       model: whose parameters are trained.
       supervision: loss and mixing.
+      normalization: of images.
       optimizer: of all of them.
       state: shapes that know where they live.
       accumulation_steps: parts that the batch is computed in; images are mixed across the whole of it before.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    prepare = make_preparation(supervision, normalization, model.config.channels)
+    loss = of_bytes(supervised_loss(model, supervision, train=True), normalization, model.config.channels)
+    return compile_step(make_step(loss, optimizer, accumulation_steps, prepare), shardings)
+
+
+def make_preparation(supervision: SupervisionConfig, normalization: Normalization, channels: int) -> Preparation | None:
+    """What is done with the whole batch first: its images are normalised and mixed; None where nothing is mixed.
+
+    Args:
+      supervision: mixing.
+      normalization: of images.
+      channels: of them.
+    """
     mixing = make_mixing(supervision.mixup, supervision.cutmix)
-    loss = supervised_loss(model, supervision, train=True)
-    return compile_step(make_step(loss, optimizer, accumulation_steps, mixing), shardings)
+    if mixing is None:
+        return None
+    return lambda batch, key: mixing(normalised_batch(batch, normalization, channels), key)
 
 
-def make_scoring(model: VitForClassification, kind: str) -> Scoring:
+def make_scoring(model: VitForClassification, kind: str, normalization: Normalization) -> Scoring:
     """Compiled (params, batch) -> metrics on held-out images, and how often each class was taken for each.
 
     Args:
       model: to score.
       kind: of the loss.
+      normalization: of images.
     """
 
     @jax.jit
     def score(params: PyTree, batch: dict[str, Any]) -> tuple[Metrics, Float[Array, "K K"]]:
-        logits: Any = model.apply({"params": params}, batch["images"])
-        labels, weights = batch["labels"], batch["weights"]["classes"]
-        targets = jax.nn.one_hot(labels, model.classes)
-        metrics = {
-            "loss": classification_loss(logits, targets, weights, kind),
-            "accuracy": accuracy(logits, labels, weights),
-        }
-        if model.classes > PLACES:
-            metrics["top5_accuracy"] = top_accuracy(logits, labels, weights, PLACES)
-        given = jax.nn.one_hot(jnp.argmax(logits, axis=-1), model.classes)
-        confusion = jnp.einsum("bk,bl->kl", targets * weights[:, None], given)
-        if not jax.sharding.get_abstract_mesh().empty:  # every process reads all of it
-            confusion = jax.lax.with_sharding_constraint(confusion, P())
-        return metrics, confusion
+        images = normalised_batch(batch, normalization, model.config.channels)["images"]
+        logits: Any = model.apply({"params": params}, images)
+        return judge_classes(logits, batch["labels"], batch["weights"]["classes"], kind)
 
     return score
+
+
+def judge_classes(
+    logits: Float[Array, "B K"], labels: Int[Array, " B"], weights: Float[Array, " B"], kind: str
+) -> tuple[Metrics, Float[Array, "K K"]]:
+    """Metrics of held-out examples, and how often each class was taken for each.
+
+    Args:
+      logits: of each class.
+      labels: the right ones.
+      weights: what each example counts.
+      kind: of the loss.
+    """
+    classes = logits.shape[-1]
+    targets = jax.nn.one_hot(labels, classes)
+    metrics = {
+        "loss": classification_loss(logits, targets, weights, kind),
+        "accuracy": accuracy(logits, labels, weights),
+    }
+    if classes > PLACES:
+        metrics["top5_accuracy"] = top_accuracy(logits, labels, weights, PLACES)
+    given = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes)
+    confusion = jnp.einsum("bk,bl->kl", targets * weights[:, None], given)
+    if not jax.sharding.get_abstract_mesh().empty:  # every process reads all of it
+        confusion = jax.lax.with_sharding_constraint(confusion, P())
+    return metrics, confusion

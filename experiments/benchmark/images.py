@@ -1,7 +1,8 @@
 """Measures how many images one core reads, beside a plain loader:   python -m experiments.benchmark.images --flag=value
 
-Both sides read the same JPEGs, cut the same random parts out, resize, mirror and normalise them and put them together
-as batches, in turns and on one thread. What counts is images in a second of the processor's time.
+Both sides read the same JPEGs, cut the same random parts out, resize and mirror them and put them together as batches,
+in turns and on one thread. Each leaves them as its training step takes them: ours as bytes, which are normalised on the
+device; a plain loader's as normalised float32. What counts is images in a second of the processor's time.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import UInt8
 from PIL import Image
 
 from core_jax.config import require
@@ -27,6 +28,7 @@ from experiments.benchmark.report import describe_ratios
 from experiments.console import FAILED, parse_flags, print_table, run_command, say
 from vit_jax.image_sets import open_image_set
 from vit_jax.images_config import ImagesConfig
+from vit_jax.normalization import normalised
 
 SEED = 0
 COARSE = 16  # pixels between which colours of a photo change
@@ -120,7 +122,8 @@ def measure(folder: str, files: list[str], flags: ImagesBenchmark) -> tuple[dict
         use_one_thread()
         plain = PlainImages(files, images, flags.side, SEED)
         sides["torch"] = plain.batch
-        difference = float(np.abs(our_batch(examples, 0, first) - plain.pixels(0, first)).mean())
+        seen = normalised(our_batch(examples, 0, first), images.normalization, 3)
+        difference = float(np.abs(seen - plain.pixels(0, first)).mean())
     rates: dict[str, list[float]] = {name: [] for name in sides}
     batches = [range(start, start + flags.batch_size) for start in range(0, flags.photos, flags.batch_size)]
     for epoch in range(flags.rounds):
@@ -132,7 +135,7 @@ def measure(folder: str, files: list[str], flags: ImagesBenchmark) -> tuple[dict
     return rates, difference
 
 
-def our_batch(examples: Examples, epoch: int, indices: range | list[int]) -> Float32[np.ndarray, "N H W C"]:
+def our_batch(examples: Examples, epoch: int, indices: range | list[int]) -> UInt8[np.ndarray, "N H W C"]:
     """Some examples, put together as Grain does it."""
     return np.stack([examples.example(epoch, index)["images"] for index in indices])
 

@@ -30,7 +30,7 @@ class OurVit(Ours):
             compute = jax.jit(lambda params, batch: model.apply({"params": params}, batch["images"]))
             return cls(work, model, load_images(work), in_compute_dtype(params, mode.dtype), compute)
         optimizer, state, shapes = start_training(config, params, initial_params(model))
-        step = training_step(model, config.supervision, optimizer, shapes, 1)
+        step = training_step(model, config.supervision, config.images.normalization, optimizer, shapes, 1)
         return cls(work, model, load_images(work), state, step)
 
     def batches(self) -> dict[str, list[dict[str, Any]]]:

@@ -19,6 +19,14 @@ MODULES = {  # ours -> those of transformers; # is the number of a layer
 ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
 
 
+def is_named(path: str) -> bool:
+    """Whether the peer has our parameter. Keys have no bias there.
+
+    One changes all logits of a query alike, and so no weight of attention.
+    """
+    return not path.endswith("key/bias")
+
+
 def _blocks(ours: str, theirs: str, *, cross: bool) -> dict[str, str]:
     """The modules of a stack of blocks."""
     block, layer = f"{ours}/block_#", f"{theirs}.layers.#"
@@ -35,8 +43,7 @@ def _rows(ours: str, theirs: str) -> dict[str, str]:
     if "embeddings/" in ours:
         return {f"{ours}/embedding": f"{theirs}.weight"}
     rows = (peer_names.norm if ours.endswith("norm") else peer_names.linear)(ours, theirs)
-    # Keys have no bias there: one changes all logits of a query alike, and so no weight of attention.
-    return {path: name for path, name in rows.items() if not path.endswith("key/bias")}
+    return {path: name for path, name in rows.items() if is_named(path)}
 
 
 _STACKS = _blocks("encoder/encoder", "model.encoder", cross=False) | _blocks(
@@ -44,11 +51,6 @@ _STACKS = _blocks("encoder/encoder", "model.encoder", cross=False) | _blocks(
 )
 TABLE = {path: name for ours, theirs in (MODULES | _STACKS).items() for path, name in _rows(ours, theirs).items()}
 TABLE["encoder/positions"] = "model.encoder.embed_positions.weight"
-
-
-def is_named(path: str) -> bool:
-    """Whether the peer has our parameter."""
-    return not path.endswith("key/bias")
 
 
 def peer_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -4,14 +4,13 @@ Axes: B rows, F frames of a window, M mel bands, V vocabulary.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from bert_jax.generation import before
@@ -22,13 +21,15 @@ from core_jax.decoding import CHUNK, Decoder, row_keys
 from core_jax.layers import compute_dtype, in_compute_dtype
 from core_jax.logit_filters import LogitFilters
 from core_jax.multihead_attention import Others
-from core_jax.sharding import batch_sharding, tree_shardings
+from core_jax.plan import WRITING, Planner
+from core_jax.sharding import batch_parts, batch_sharding, on_mesh
 from experiments.speech.weights import Whisper
 from vit_jax.audio_encoder import AudioEncoder
-from vit_jax.audio_files import RATE, is_silent
+from vit_jax.audio_files import RATE, is_silent, read_audio
 from vit_jax.log_mel import FRAMES_A_SECOND, HOP, log_mel
 
 AUTO = "auto"
+HEARING = "hearing"  # a call that is planned
 
 
 @dataclasses.dataclass
@@ -71,15 +72,39 @@ class Recognizer:
         self._encoder, self._decoder = AudioEncoder(whisper.encoder), Gpt(whisper.decoder)
         self._tokens, self._mesh, self._stamps = tokens, mesh, stamps
         self._task: Task = task
-        rows = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
-        self._rows = -(-batch_size // rows) * rows
-        placed = jax.device_put(whisper.params, tree_shardings(whisper.params, mesh))
-        self._params = in_compute_dtype(placed, compute_dtype(whisper.decoder))
+        parts = batch_parts(mesh)
+        self._rows = -(-batch_size // parts) * parts
+        self.use(whisper.params)
         forbidden = whisper.settings["suppressed"], whisper.settings["suppressed_first"]
         self._rules = TranscriptRules(tokens, whisper.decoder.vocab_size, *forbidden, stamps)
         step = self._rules.steps(lambda params, *rest: decode_step(self._decoder, params["decoder"], *rest))
         self._writer = Decoder(step, LogitFilters(), (tokens.end_id,))
         self._read = jax.jit(self._read_windows, static_argnames="capacity")
+
+    def use(self, params: PyTree) -> None:
+        """Writes with other parameters of the same model from now on, or plans with their shapes."""
+        self._params = in_compute_dtype(on_mesh(params, self._mesh), compute_dtype(self._decoder.config))
+
+    def plan(self, planner: Planner) -> None:
+        """Plans, for parameters that are shapes, what `transcribe` computes: hearing windows, and each piece more."""
+        place, rows, config = batch_sharding(self._mesh), self._rows, self._encoder.config
+        of = lambda kind, *sizes: jax.ShapeDtypeStruct(sizes, kind, sharding=place)  # noqa: E731
+        language = next(iter(self._tokens.languages), "en")
+        prompt = self._tokens.prompt(language, self._task, stamps=self._stamps)
+        inputs = of(jnp.float32, rows, config.frames, config.mel_bands), of(jnp.int32, rows, len(prompt))
+        capacity = self._decoder.config.maximum_positions
+        found = planner(HEARING, rows, "windows", self._read, self._params, *inputs, capacity)
+        if found is None:
+            return
+
+        def start(logits: Array, cache: Any, keys: Array, ended: Array) -> Any:
+            return self._writer.start(self._rules.first(logits), self._rules.started(cache, rows), keys, ended)
+
+        keys = of(jax.eval_shape(jax.random.key, 0).dtype, rows)
+        state = planner.outputs(jax.jit(start), *found, keys, of(bool, rows))
+        limit = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(self._mesh, PartitionSpec()))
+        if state is not None:
+            planner(WRITING, rows, "tokens", self._writer.advance, self._params, state, keys, limit)
 
     @property
     def window(self) -> float:
@@ -107,6 +132,10 @@ class Recognizer:
                 written = dict(zip(map(id, loud), self._write(loud) if loud else [], strict=True))
                 for one in batch:
                     heard(self._add(one, written.get(id(one), [])))
+
+    def text(self, one: Recording) -> str:
+        """What was written of a recording."""
+        return self._tokens.text([token for piece in one.segments for token in piece.tokens]).strip()
 
     def _part(self, one: Recording, values, rate):
         start = round(one.heard * rate)
@@ -170,3 +199,10 @@ class Recognizer:
 
     def _put(self, array):
         return jax.device_put(array, batch_sharding(self._mesh))
+
+
+def write_down(recognizer: Recognizer, paths: Sequence[str], language: str) -> list[str]:
+    """What is said in some files."""
+    recordings = [recognizer.record(read_audio(path), language) for path in paths]
+    recognizer.transcribe(recordings, lambda seconds: None)
+    return [recognizer.text(one) for one in recordings]

@@ -4,13 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from bert_jax.gpt import Gpt
 from bert_jax.gpt_config import GptConfig
@@ -19,14 +19,15 @@ from core_jax.config import require
 from core_jax.ctranslate2_files import read_model_file
 from core_jax.encoder_decoder import EncoderDecoder
 from core_jax.errors import UserError
-from core_jax.model_folders import read_fields, unlike, write_fields, write_folder
+from core_jax.model_folders import model_type, read_fields, unlike, write_fields, write_folder
 from core_jax.peer_names import check_tensors
 from core_jax.safetensors_files import read_tensors, write_tensors
 from core_jax.sharding import by_path, nested
 from experiments.speech import names
-from vit_jax.audio_encoder import AudioEncoder, AudioEncoderConfig
+from vit_jax.audio_encoder import STRIDE, AudioEncoder, AudioEncoderConfig
 
 KIND = "a Whisper"
+ARCHITECTURE = "WhisperForConditionalGeneration"  # of the peer
 TIED = "proj_out.weight"  # saved a second time by some versions
 CT2_KIND = "WhisperSpec"
 ENCODER_SIZES = {  # ours -> theirs
@@ -56,36 +57,24 @@ class Whisper:
     encoder: AudioEncoderConfig
     decoder: GptConfig
     params: PyTree  # "encoder" and "decoder", float32
-    settings: dict[str, Any]  # token ids: never written ("suppressed"), not first, and those that frame ("ids")
+    # token ids: never written ("suppressed"), not first, and those that frame ("ids"); where known also the
+    # "alignment_heads" of the decoder (layer, number), from which the peer tells when a word is said
+    settings: dict[str, Any]
 
     @property
     def model(self) -> EncoderDecoder:
         """Both parts as one."""
-        return EncoderDecoder(AudioEncoder(self.encoder), Gpt(self.decoder))
+        return join(self.encoder, self.decoder)
 
 
-def read_whisper(init: str) -> tuple[Whisper, pathlib.Path]:
-    """Reads what --init names, hf:DIR or ct2:DIR; gives the folder too.
-
-    Raises:
-      UserError: there is no such model, it is damaged, or another one.
-    """
-    kind, _, place = init.partition(":")
-    require(kind in ("hf", "ct2"), f"--init={init}: expected hf:DIR (transformers) or ct2:DIR (CTranslate2)")
-    folder = pathlib.Path(place).expanduser()
-    return (read_hf if kind == "hf" else read_ct2)(folder), folder
+def join(encoder: AudioEncoderConfig, decoder: GptConfig) -> EncoderDecoder:
+    """The model of two configurations."""
+    return EncoderDecoder(AudioEncoder(encoder), Gpt(decoder))
 
 
 def hears(init: str) -> bool:
     """Whether --init names a model of this kind."""
-    kind, _, place = init.partition(":")
-    if kind != "hf":
-        return kind == "ct2"
-    try:
-        fields = json.loads((pathlib.Path(place).expanduser() / "config.json").read_text())
-    except (OSError, ValueError):
-        return False  # what is wrong with it is said by whoever reads it
-    return isinstance(fields, dict) and fields.get("model_type") == PLAIN["model_type"]
+    return init.startswith("ct2:") or model_type(init) == PLAIN["model_type"]
 
 
 def read_hf(folder: str | os.PathLike) -> Whisper:
@@ -106,6 +95,7 @@ def read_hf(folder: str | os.PathLike) -> Whisper:
         "suppressed": generation.get("suppress_tokens") or fields.get("suppress_tokens") or [],
         "suppressed_first": generation.get("begin_suppress_tokens") or fields.get("begin_suppress_tokens") or [],
         "ids": {name: fields[name] for name in IDS if name in fields},
+        **_alignment(generation),
     }
     tensors = read_tensors(folder)
     tensors.pop(TIED, None)
@@ -133,39 +123,52 @@ def read_ct2(folder: pathlib.Path) -> Whisper:
         "suppressed": fields.get("suppress_ids", []),
         "suppressed_first": fields.get("suppress_ids_begin", []),
         "ids": {name: tokens.start[0] if "start" in name else tokens.end_id for name in IDS},
+        **_alignment(fields),
     }
     return Whisper(encoder, decoder, to_params(tensors, encoder, decoder, str(file)), settings)
 
 
-def write_hf(folder: str | os.PathLike, whisper: Whisper, vocabulary: str = "") -> None:
+def write_hf(
+    folder: str | os.PathLike,
+    whisper: Whisper,
+    vocabulary: str = "",
+    beside: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Writes a folder that `transformers` opens.
 
     Args:
       folder: to make.
       whisper: the model.
       vocabulary: what its tokenizer.json holds.
+      beside: fields of further JSON files, such as those of `peer_files`, by name.
     Raises:
       UserError: the folder is not empty.
     """
     tensors = names.to_peer({path: np.asarray(value) for path, value in by_path(whisper.params).items()})
-    fields = {"architectures": ["WhisperForConditionalGeneration"], **PLAIN, "dtype": "float32"}
+    fields = {"architectures": [ARCHITECTURE], **PLAIN, "dtype": "float32"}
     fields |= {theirs: getattr(whisper.encoder, ours) for ours, theirs in ENCODER_SIZES.items()}
     fields |= {theirs: getattr(whisper.decoder, ours) for ours, theirs in DECODER_SIZES.items()}
     fields |= {"dropout": whisper.decoder.dropout, "attention_dropout": whisper.decoder.attention_dropout}
     fields |= {"activation_dropout": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
-    generation = {
-        "suppress_tokens": whisper.settings["suppressed"],
-        "begin_suppress_tokens": whisper.settings["suppressed_first"],
-        **whisper.settings["ids"],
-    }
 
     def write(temporary: pathlib.Path) -> None:
-        write_fields(temporary / "config.json", fields | generation)
+        write_fields(temporary / "config.json", fields | token_fields(whisper.settings))
         write_tensors(temporary, tensors)
+        for name, content in (beside or {}).items():
+            write_fields(temporary / name, content)
         if vocabulary:
             (temporary / "tokenizer.json").write_text(vocabulary)
 
     write_folder(pathlib.Path(folder).expanduser(), write)
+
+
+def token_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the peer calls the token ids of a Whisper's settings."""
+    suppressed = {
+        "suppress_tokens": settings["suppressed"],
+        "begin_suppress_tokens": settings["suppressed_first"],
+    }
+    return suppressed | settings["ids"]
 
 
 def to_params(
@@ -183,9 +186,22 @@ def to_params(
 
 def parameter_shapes(encoder: AudioEncoderConfig, decoder: GptConfig) -> PyTree:
     """The shapes of both parts' parameters."""
-    model = EncoderDecoder(AudioEncoder(encoder), Gpt(decoder))
-    inputs = jnp.zeros((1, encoder.frames, encoder.mel_bands)), jnp.zeros((1, 2), jnp.int32)
-    return jax.eval_shape(lambda key: model.init(key, *inputs)["params"], jax.random.key(0))
+    return jax.eval_shape(initial_params(join(encoder, decoder)), jax.random.key(0))
+
+
+def initial_params(model: EncoderDecoder) -> Callable[[Key[Array, ""]], PyTree]:
+    """key -> fresh parameters of a model."""
+    encoder: Any = model.encoder
+
+    def init(key: Key[Array, ""]) -> PyTree:
+        inputs = jnp.zeros((1, STRIDE, encoder.config.mel_bands)), jnp.zeros((1, 2), jnp.int32)
+        return model.init(key, *inputs)["params"]
+
+    return init
+
+
+def _alignment(fields):
+    return {"alignment_heads": fields["alignment_heads"]} if fields.get("alignment_heads") else {}
 
 
 def _configs(fields, source):

@@ -18,7 +18,7 @@ BASELINES = {  # what a model reaches that looks at no context; the first that a
 CHANCES = {"chance_accuracy": 0.5, "chance_loss": 0.6931471805599453}  # of next sentence prediction; a run records none
 BASELINE_NAMES = {name for names in BASELINES.values() for name in names}
 OPTIMIZER = {"learning_rate", "gradient_norm"}
-SHARES = ("mfu", "hardware_flops_utilization", "useful_positions", "useful_images", "useful_flops")
+SHARES = ("mfu", "hardware_flops_utilization", "useful_positions", "useful_images", "useful_seconds", "useful_flops")
 TITLES = {
     "accuracy": "accuracy",
     "f1": "F1",
@@ -34,17 +34,26 @@ TITLES = {
     "model_flops_per_second": "operations a second",
     "nsp_accuracy": "NSP accuracy",
     "nsp_loss": "NSP loss",
+    "seconds_of_sound_per_second": "seconds of sound a second",
     "steps_per_second": "steps a second",
     "top5_accuracy": "top-5 accuracy",
     "useful_flops": "operations on useful positions",
     "useful_images": "readable images",
     "useful_positions": "positions that are no padding",
+    "useful_seconds": "sound that is no padding",
     "useful_tokens_per_second": "useful tokens a second",
 }
 ORDER = (  # of panels and scores; what is not here follows, by name
     *("loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "accuracy", "top5_accuracy", "f1", "micro_f1"),
     *("learning_rate", "gradient_norm"),
-    *("useful_tokens_per_second", "images_per_second", "mfu", "hardware_flops_utilization", "steps_per_second"),
+    *(
+        "useful_tokens_per_second",
+        "images_per_second",
+        "seconds_of_sound_per_second",
+        "mfu",
+        "hardware_flops_utilization",
+        "steps_per_second",
+    ),
     *("model_flops_per_second", *SHARES[2:]),
 )
 UNNOTICED = {"goodput"}  # the share of steps by another name

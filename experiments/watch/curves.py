@@ -10,7 +10,11 @@ from jaxtyping import Float
 
 DIGITS = 6  # significant ones, of every number in the page
 SPEED = "steps_per_second"
-UNITS = {"useful_tokens_per_second": "tokens", "images_per_second": "images"}  # what a rate counts
+UNITS = {  # what a rate counts
+    "useful_tokens_per_second": "tokens",
+    "images_per_second": "images",
+    "seconds_of_sound_per_second": "seconds of sound",
+}
 
 
 class Split:
