@@ -5,6 +5,7 @@ import difflib
 import errno
 import itertools
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -62,6 +63,13 @@ def run_command(main: Callable[[list[str]], int]) -> None:
         code = _end_cluster(error)
     distributed.abandon(code)  # waiting for the others, as at a good end, could last
     sys.exit(code)
+
+
+def typed_command() -> str:
+    """What to type to start this process again."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    started = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
+    return shlex.join([*started, *sys.argv[1:]])
 
 
 def _fail(code, message):
@@ -216,6 +224,8 @@ def format_value(name: str, value: float) -> str:
     """A number as a person reads it: shares in percent, rates without decimals."""
     if name.endswith(("accuracy", "share", "error_rate", "mfu", "utilization", "goodput")):
         return f"{100 * value:.2f} %"
+    if name.endswith(("bleu", "chrf")):  # of 100
+        return f"{value:.1f}"
     return f"{value:,.0f}" if name.endswith("per_second") else f"{value:.4f}"
 
 

@@ -3,7 +3,6 @@
 Type the same command again and it goes on where it stopped.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -28,12 +27,14 @@ from core_jax.config import adopt_fields, require, to_json
 from core_jax.run_lock import lock
 from core_jax.sharding import parse_mesh
 from core_jax.workdir import check_shared, claim_workdir, filling
-from experiments import translation_training
+from experiments import results, translation_training
 from experiments.console import StopRequest, parse_flags, print_table, report, say, value_of
+from experiments.results import count_parameters
 from experiments.trained_translators import ARCHITECTURE, batch_translator, check_start, open_vocabulary, read_config_of
 from experiments.translation_training import Run
 
 TASK = "translation"
+TITLES = {"": "translations", "copy_": "copy of the source", "nearest_": "target of the nearest training source"}
 DESCRIPTION = f"Trains a translator on sentence pairs. Presets: {', '.join(PRESETS)}"
 
 
@@ -118,31 +119,36 @@ def show(run: Run, params: Any) -> None:
     translator = batch_translator(run.model, params, config, run.mesh, len(pairs))
     found = translate(translator, run.tokenizer, pairs.sources, config.pairs.sequence_length)
     answers = {
-        "translations": found,
-        "copy of the source": pairs.sources,
-        "target of the nearest training source": parallel_texts.nearest_targets(run.sets["train"], pairs.sources),
+        "": found,
+        "copy_": pairs.sources,
+        "nearest_": parallel_texts.nearest_targets(run.sets["train"], pairs.sources),
     }
-    scores = {title: score_translations(texts, pairs.targets) for title, texts in answers.items()}
-    rows = [(title, f"{value.bleu:.1f}", f"{value.chrf:.1f}") for title, value in scores.items()]
+    scores = {prefix: score_translations(texts, pairs.targets) for prefix, texts in answers.items()}
+    rows = [(TITLES[prefix], f"{value.bleu:.1f}", f"{value.chrf:.1f}") for prefix, value in scores.items()]
     print_table(f"{len(pairs):,} pairs of {name}", ("", "BLEU", "chrF"), rows)
-    say(f"BLEU {scores['translations'].bleu_signature}\nchrF {scores['translations'].chrf_signature}")
+    say(f"BLEU {scores[''].bleu_signature}\nchrF {scores[''].chrf_signature}")
     for place in range(min(3, len(pairs))):
         say(f"\n  {pairs.sources[place]}\n  -> {found[place]}\n  reference: {pairs.targets[place]}")
-    keep(run.workdir, name, pairs, found, scores)
+    write_translations(run.workdir, pairs, found)
+    sizes = {"train_pairs": len(run.train.sources), f"{name}_pairs": len(pairs), "parameters": count_parameters(params)}
+    results.save(run.workdir, summary(scores) | sizes | {"task": TASK, "steps": run.steps}, run.stopwatch)
     say(f'next: python -m experiments.predict --init={run.workdir} "{pairs.sources[0]}"')
 
 
-def keep(workdir: str, name: str, pairs: Pairs, found: Sequence[str], scores: dict[str, TranslationScores]) -> None:
-    """Writes scores and translations into the work folder."""
+def write_translations(workdir: str, pairs: Pairs, found: Sequence[str]) -> None:
+    """Writes sources, translations and references into the work folder."""
     if jax.process_index() != 0:
         return
     lines = zip(pairs.sources, found, pairs.targets, strict=True)
     records = [dict(zip(("source", "translation", "reference"), line, strict=True)) for line in lines]
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(epath.Path(workdir) / "translations.jsonl", text)
-    values = {title: dataclasses.asdict(value) for title, value in scores.items()}
-    summary = {"set": name, "pairs": len(pairs), "scores": values}
-    write_atomically(epath.Path(workdir) / "translation_scores.json", json.dumps(summary, indent=2) + "\n")
+
+
+def summary(scores: dict[str, TranslationScores]) -> dict[str, Any]:
+    """Scores for summary.json: of the translations, with their signatures, and of both baselines."""
+    values = {f"{prefix}{name}": getattr(score, name) for prefix, score in scores.items() for name in ("bleu", "chrf")}
+    return values | {"bleu_signature": scores[""].bleu_signature, "chrf_signature": scores[""].chrf_signature}
 
 
 def translate(translator: BatchTranslator, tokenizer: Tokenizer, texts: Sequence[str], longest: int) -> list[str]:

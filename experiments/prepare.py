@@ -30,7 +30,7 @@ from core_jax.atomic_files import write_atomically
 from core_jax.config import require
 from core_jax.run_lock import lock
 from core_jax.workdir import claim_workdir, filling
-from experiments.console import console, parse_flags, print_table, run_command, say
+from experiments.console import console, parse_flags, print_table, run_command, say, typed_command
 
 SECONDS_OF_READING = 2.0
 SECONDS_BETWEEN_LINES = 10.0  # of progress, in a pipe
@@ -140,7 +140,7 @@ def save_report(folder: str, tokens_per_second: float | None) -> None:
         "preparation_tokens_per_second": tokens_per_second,
         "reading_tokens_per_second": measure_reading(corpus, tokenizer, SECONDS_OF_READING),
         "cores": os.cpu_count(),
-        "command": shlex.join(["python", "-m", "experiments.prepare", *sys.argv[1:]]),
+        "command": typed_command(),
     }
     write_atomically(os.path.join(folder, "report.json"), json.dumps(report, indent=2) + "\n")
 

@@ -16,8 +16,8 @@ from jaxtyping import PyTree
 from core_jax.family import Wording
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import RATES
-from core_jax.workdir import write_atomically
-from experiments.console import format_value, print_table, say
+from core_jax.workdir import read_records, write_atomically
+from experiments.console import format_value, print_table, say, typed_command
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 RATES_AND_SHARES = (*RATES.values(), "mfu", "hardware_flops_utilization")
@@ -56,7 +56,7 @@ def save(workdir: str, found: dict[str, Any], stopwatch: Stopwatch) -> None:
         "devices": jax.device_count(),
         "device": jax.devices()[0].device_kind,
         "versions": installed_versions(),
-        "command": shlex.join(["python", "-m", "experiments.pretrain", *sys.argv[1:]]),
+        "command": typed_command(),
     }
     write_atomically(epath.Path(workdir) / "summary.json", json.dumps(summary, indent=2) + "\n")
 
@@ -74,7 +74,7 @@ def peak_memory_bytes() -> int:
 
 def _medians(workdir):
     """Of each rate and share that was logged, over all stretches of the run, also those before it was interrupted."""
-    lines = [json.loads(line) for line in (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    lines = read_records(workdir)
     logged = {name: [line[name] for line in lines if name in line] for name in RATES_AND_SHARES}
     return {name: statistics.median(values) for name, values in logged.items() if values}
 

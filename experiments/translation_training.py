@@ -49,6 +49,7 @@ class Run:
     train: EncodedPairs
     validation: EncodedPairs
     sets: dict[str, Pairs]  # the same as text, and what is to be translated
+    stopwatch: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
     def batches(self, pairs: EncodedPairs) -> BucketedBatches:
         """Batches of some pairs."""
@@ -113,7 +114,6 @@ class EpochScores(EpochRecords):
 
 def train(run: Run) -> PyTree | None:
     """Trains a run, or goes on with it; gives its best parameters, or None where it was asked to stop."""
-    stopwatch = Stopwatch()
     checkpoints, state = starting_state(run)
     scores, steps = EpochScores(run, int(state.step)), run.train_batches.epoch_steps
     if int(state.step) % steps == 0 and int(state.step):
@@ -130,7 +130,7 @@ def train(run: Run) -> PyTree | None:
             stopping=lambda: run.stopping() or scores.is_stuck,
         )
         cadence = Cadence(run.config.tuning.log_every, steps, min(steps, SAVE_STEPS))
-        state = fit(state, step, batches, last_step=run.steps, cadence=cadence, hooks=hooks, stopwatch=stopwatch)
+        state = fit(state, step, batches, last_step=run.steps, cadence=cadence, hooks=hooks, stopwatch=run.stopwatch)
     checkpoints.close()
     if not run.stopping():
         scores.score(int(state.step), state)

@@ -7,8 +7,6 @@ of our runs; model, initial head, dropout and optimizer are the peer's. It needs
 import json
 import math
 import pathlib
-import shlex
-import sys
 import time
 from typing import Any
 
@@ -25,7 +23,7 @@ from bert_jax.weights import LABEL_ARCHITECTURES, read_hf
 from core_jax.config import require
 from core_jax.data import Order
 from core_jax.workdir import write_atomically
-from experiments.console import format_value, parse_flags, run_command, say
+from experiments.console import format_value, parse_flags, run_command, say, typed_command
 from experiments.finetune import Finetune, defaults
 from experiments.verification import import_peer
 
@@ -46,7 +44,7 @@ def main(arguments: list[str]) -> int:
         say(f"{summary} is there already")
         return 0
     summary.parent.mkdir(parents=True, exist_ok=True)
-    result = train(config) | {"command": shlex.join(["python", "-m", "experiments.tuning_peer", *sys.argv[1:]])}
+    result = train(config) | {"command": typed_command()}
     write_atomically(summary, json.dumps(result, indent=2) + "\n")
     return 0
 

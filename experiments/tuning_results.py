@@ -5,7 +5,6 @@ import math
 import os
 import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from core_jax.pictures import confusion_matrix_picture, curves_picture
 from core_jax.stopwatch import Stopwatch
 from core_jax.workdir import write_atomically
 from experiments.console import format_value, print_table, say
-from experiments.results import count_parameters, installed_versions, load, peak_memory_bytes
+from experiments.results import count_parameters, load, save
 from experiments.tuning_history import History
 
 if TYPE_CHECKING:
@@ -69,14 +68,8 @@ def finish(run: "Run", step: int, history: History, stopwatch: Stopwatch) -> Sco
             "train_examples": len(material.train.records),
             "validation_examples": len(material.validation.records),
             "parameters": count_parameters(tuned.params),
-            "seconds": stopwatch.total(),
-            **stopwatch.shares(),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "device": jax.devices()[0].device_kind,
-            "versions": installed_versions(),
-            "command": shlex.join(["python", "-m", "experiments.finetune", *sys.argv[1:]]),
         }
-        write_atomically(epath.Path(run.workdir) / "summary.json", json.dumps(summary, indent=2) + "\n")
+        save(run.workdir, summary, stopwatch)
     return scores["validation"]
 
 

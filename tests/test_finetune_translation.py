@@ -64,8 +64,8 @@ def test_made_up_words_are_learnt_and_lines_translated(place, tmp_path, capsys):
     assert finetune.main(flags(place, tmp_path / "run", epochs=20)) == 0
     printed = capsys.readouterr().out
     assert re.search(r"BLEU nrefs:1\|.*\|tok:13a", printed)
-    scores = json.loads((tmp_path / "run" / "translation_scores.json").read_text())["scores"]
-    assert scores["translations"]["chrf"] > 90 > 60 > scores["copy of the source"]["chrf"]
+    scores = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert scores["chrf"] > 90 > 60 > scores["copy_chrf"]
     capsys.readouterr()
     assert predict.main(["two five", "one", f"--init={tmp_path / 'run'}", "--beams=2", "--length_penalty=1"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -131,8 +131,8 @@ def test_a_t5_of_the_preset_learns_made_up_words(place, tmp_path, capsys):  # no
     sizes = {"preset": "t5-tiny", "depth": 1, "encoder_depth": 1, "heads": 4, "epochs": 30, "mlp_dropout": 0}
     sizes |= {"learning_rate": 0.004}
     assert finetune.main(flags(place, tmp_path / "run", **sizes)) == 0
-    scores = json.loads((tmp_path / "run" / "translation_scores.json").read_text())["scores"]
-    assert scores["translations"]["chrf"] > 90 > 60 > scores["copy of the source"]["chrf"]
+    scores = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert scores["chrf"] > 90 > 60 > scores["copy_chrf"]
     capsys.readouterr()
     assert predict.main(["two five", f"--init={tmp_path / 'run'}", "--beams=2"]) == 0
     assert json.loads(capsys.readouterr().out)["translation"] == "zwei funf"

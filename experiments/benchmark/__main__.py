@@ -9,8 +9,6 @@ import importlib.util
 import json
 import os
 import platform
-import shlex
-import sys
 import tempfile
 import time
 from importlib import metadata
@@ -30,7 +28,7 @@ from experiments.benchmark.modes import GENERATION, IMAGES, LABELLED, TASKS, Mod
 from experiments.benchmark.turns import WorkerError, measure
 from experiments.benchmark.vit_material import IMAGE_PRESETS, make_vit_material
 from experiments.benchmark.workplace import Workplace
-from experiments.console import FAILED, parse_flags, print_table, run_command, say
+from experiments.console import FAILED, parse_flags, print_table, run_command, say, typed_command
 
 PEERS = ("transformers", "none")
 LIBRARIES = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy")
@@ -224,7 +222,7 @@ def figures(cells: list[report.Cell]) -> dict:
     return {
         "device": describe_machine(),
         "versions": versions(),
-        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "command": typed_command(),
         "tolerances": report.TOLERANCES,
         "cells": [report.as_json(cell) for cell in cells],
     }
