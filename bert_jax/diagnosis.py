@@ -36,13 +36,14 @@ class Finding(NamedTuple):
         return f"{self.found}: {self.reason}. {self.advice}"
 
 
-def corpus_findings(figures: CorpusFigures) -> list[Finding]:
+def corpus_findings(figures: CorpusFigures, *, in_sentences: bool = True) -> list[Finding]:
     """What in a text may keep the loss high, whatever the model.
 
     Args:
       figures: of the corpus.
+      in_sentences: whether pairs of sentences are made of it, as for BERT; documents for GPT stay whole.
     """
-    return [*_repetition(figures), *_amount(figures), *_vocabulary(figures)]
+    return [*_repetition(figures), *_amount(figures), *(_pairs(figures) if in_sentences else []), *_vocabulary(figures)]
 
 
 def _repetition(figures: CorpusFigures) -> list[Finding]:
@@ -85,6 +86,11 @@ def _amount(figures: CorpusFigures) -> list[Finding]:
                 "Give more text; --data=sample has 1.3 million tokens, the original BERT had 4 billion",
             )
         )
+    return findings
+
+
+def _pairs(figures: CorpusFigures) -> list[Finding]:
+    findings = []
     if figures.documents < FEWEST_DOCUMENTS:
         findings.append(
             Finding(

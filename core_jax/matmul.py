@@ -17,6 +17,8 @@ from jaxtyping import Array, DTypeLike, Float
 
 from core_jax.sharding import target_platform
 
+FEW = 32  # vectors: with more, a transposed kernel is no obstacle
+
 
 def matmul(x: Float[Array, "..."], kernel: Float[Array, "..."], *, transposed: bool = False) -> Float[Array, "..."]:
     """The product of vectors and a kernel of the same dtype.
@@ -86,6 +88,9 @@ def _product(x, kernel, transposed):
 
 
 def _multiply(x, kernel, transposed):
+    if transposed and len(x) <= FEW and x.dtype == jnp.float32:
+        # Apart from what stands around it, or XLA computes a loop over scalars; and the large factor as it lies.
+        return float32_product(kernel, row_major(x.T), -2).T
     if x.dtype == jnp.float32:
         return jnp.matmul(x, kernel.T if transposed else kernel)
     return float32_product(x, kernel, -1 if transposed else -2).astype(x.dtype)

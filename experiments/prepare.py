@@ -23,7 +23,7 @@ from bert_jax.corpus_report import (
     measure_padding,
     measure_reading,
 )
-from bert_jax.diagnosis import corpus_findings
+from bert_jax.diagnosis import Finding, corpus_findings
 from bert_jax.preparation import Preparation, check_preparation, prepare
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.atomic_files import write_atomically
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
             except KeyboardInterrupt:
                 say("stopped; what is done is kept: type the same command again to go on")
                 return 128 + signal.SIGINT
-            save_report(folder, rate)
-        show_report(folder)
+            save_report(folder, rate, in_sentences=bool(config.language))
+        show_report(folder, in_sentences=bool(config.language))
     return 0
 
 
@@ -124,18 +124,19 @@ class PreparationProgress:
             say(f"part {state.shards}/{state.of}  {rate}")
 
 
-def save_report(folder: str, tokens_per_second: float | None) -> None:
+def save_report(folder: str, tokens_per_second: float | None, *, in_sentences: bool) -> None:
     """Writes report.json and document_lengths.png.
 
     Args:
       folder: that is prepared.
       tokens_per_second: of the preparation.
+      in_sentences: whether documents were cut into sentences, as for BERT.
     """
     corpus, tokenizer = os.path.join(folder, "corpus"), load_tokenizer(os.path.join(folder, "tokenizer"))
     figures = corpus_figures(corpus, tokenizer)
     draw_document_lengths(document_histogram(corpus), os.path.join(folder, "document_lengths.png"))
     report = dataclasses.asdict(figures) | {
-        "findings": [finding._asdict() for finding in corpus_findings(figures)],
+        "findings": [finding._asdict() for finding in corpus_findings(figures, in_sentences=in_sentences)],
         "padding_share": measure_padding(corpus, tokenizer),
         "preparation_tokens_per_second": tokens_per_second,
         "reading_tokens_per_second": measure_reading(corpus, tokenizer, SECONDS_OF_READING),
@@ -145,16 +146,17 @@ def save_report(folder: str, tokens_per_second: float | None) -> None:
     write_atomically(os.path.join(folder, "report.json"), json.dumps(report, indent=2) + "\n")
 
 
-def show_report(folder: str) -> None:
+def show_report(folder: str, *, in_sentences: bool) -> None:
     """Prints what report.json holds, what may go wrong with it, and what to type next."""
     with open(os.path.join(folder, "report.json"), encoding="utf-8") as file:
         report = json.load(file)
     figures = CorpusFigures(**{field.name: report[field.name] for field in dataclasses.fields(CorpusFigures)})
     print_table(f"corpus in {folder}", ("", "found"), report_rows(figures, report))
-    for finding in corpus_findings(figures):
-        say(f"note: {finding}")
+    for finding in report["findings"]:
+        say(f"note: {Finding(**finding)}")
     say(f"lengths of the documents: {folder}/document_lengths.png   all figures: {folder}/report.json")
-    say(f"next: python -m experiments.pretrain --data={shlex.quote(f'arrayrecord:{folder}')}")
+    preset = "" if in_sentences else "gpt-mini "
+    say(f"next: python -m experiments.pretrain {preset}--data={shlex.quote(f'arrayrecord:{folder}')}")
 
 
 def report_rows(figures: CorpusFigures, report: dict) -> list[tuple[str, str]]:

@@ -50,6 +50,12 @@ def test_findings_in_a_text(changes, found):
     assert all(text.startswith(start) for text, start in zip(said, found, strict=True)), said
 
 
+def test_whole_documents_are_not_judged_as_pairs_of_sentences():
+    figures = dataclasses.replace(FINE, single_sentence_share=1.0, documents=3, tokens=9000)
+    [finding] = corpus_findings(figures, in_sentences=False)
+    assert finding.found == "the text has 9,000 tokens"
+
+
 @pytest.mark.parametrize(
     ("part", "changes", "found", "advice"),
     [
