@@ -116,10 +116,13 @@ class BertForLabels(nn.Module):
     def setup(self):
         """Makes the parts."""
         self.bert = Bert(self.config)
+        # As `transformers` draws it; that of the original BERT is cut off and thus narrower: at low learning rates
+        # the first epochs bring less.
+        init = nn.initializers.normal(self.config.initializer_range)
         if self.head == "span":
-            self.span_classifier = Classifier(self.config, self.classes)
+            self.span_classifier = Classifier(self.config, self.classes, init)
         else:
-            self.classifier = Classifier(self.config, self.classes)
+            self.classifier = Classifier(self.config, self.classes, init)
 
     def __call__(
         self,

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -142,6 +142,11 @@ def write_hf(
         tokenizer.save(temporary)
 
     write_folder(folder, write)
+
+
+def output_names(head: Head, classes: Sequence[str]) -> list[str] | None:
+    """What the outputs of a head are called in config.json, which tells how many they are; None where all know it."""
+    return ["LABEL_0"] if head == "regression" else list(classes) or None
 
 
 def nested_params(params: Mapping[str, Any]) -> dict[str, Any]:

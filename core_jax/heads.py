@@ -56,14 +56,13 @@ class Classifier(nn.Module):
 
     config: TransformerConfig
     classes: int
-    zero: bool = False  # whether its kernel is zero at first
+    kernel_init: nn.initializers.Initializer | None = None  # by default as every kernel of the model
     bias: float = 0.0  # at first
 
     @nn.compact
     def __call__(self, pooled: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
         """Logits over the classes."""
-        init = nn.initializers.zeros_init() if self.zero else None
-        return Dense(self.config, self.classes, init, self.bias, name="dense")(pooled)
+        return Dense(self.config, self.classes, self.kernel_init, self.bias, name="dense")(pooled)
 
 
 class AttentionPooler(nn.Module):

@@ -28,6 +28,7 @@ from bert_jax.weights import (
     Imported,
     architecture_of,
     nested_params,
+    output_names,
     read_hf,
     write_hf,
 )
@@ -107,9 +108,9 @@ def read(place: str) -> Imported:
         if not isinstance(config, BertConfig):
             raise UserError(f"{place} is a GPT that labels texts, for which there is no export yet; expected a BERT")
         config = dataclasses.replace(config, scan_layers=False)
-        head, labels = tuned.model.head, tuned.classes or None
-        labels = ["LABEL_0"] if head == "regression" else labels  # that many outputs there are
-        return Imported(config, tuned.tokenizer, nested_params(tuned.params), labels, LABEL_ARCHITECTURES[head])
+        head, params = tuned.model.head, nested_params(tuned.params)
+        labels = output_names(head, tuned.classes)
+        return Imported(config, tuned.tokenizer, params, labels, LABEL_ARCHITECTURES[head])
     trained = open_trained(place, mesh, say)
     config = dataclasses.replace(trained.model.config, scan_layers=False)
     return Imported(config, trained.tokenizer, nested_params(trained.params))

@@ -1,16 +1,22 @@
 """The same fine-tuning with `transformers`, to compare:   python -m experiments.tuning_peer --init=hf:DIR --data=...
 
-Takes the flags of `experiments.finetune`. Records, pieces, batches, scores and the choice of the best epoch are those
-of our runs; model, initial head, dropout and optimizer are the peer's. It needs the `parity` extra.
+Takes the flags of `experiments.finetune`. Records, pieces, batches, initial parameters (those of the fresh head, too),
+scores and the choice of the best epoch are those of our runs; model, dropout and optimizer are the peer's. It needs the
+`parity` extra.
 """
 
+import dataclasses
 import json
 import math
+import os
 import pathlib
+import tempfile
 import time
 from typing import Any
 
+import jax
 import numpy as np
+import optax
 from jaxtyping import Int
 
 from bert_jax import finetuning
@@ -18,10 +24,13 @@ from bert_jax.answers import Answers, answers_by_example, score_answers
 from bert_jax.finetuning_config import BertFinetuning
 from bert_jax.labelled_rows import IGNORED, LabelledTexts, batches_by_length, draw_examples
 from bert_jax.labelled_texts import LabelledExamples
+from bert_jax.labelling import initial_label_params
 from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
-from bert_jax.weights import LABEL_ARCHITECTURES, read_hf
+from bert_jax.weights import LABEL_ARCHITECTURES, Imported, output_names, read_hf, write_hf
 from core_jax.config import require
 from core_jax.data import Order
+from core_jax.sharding import parse_mesh
+from core_jax.train import create_state
 from core_jax.workdir import write_atomically
 from experiments.console import format_value, parse_flags, run_command, say, typed_command
 from experiments.finetune import Finetune, defaults
@@ -51,17 +60,15 @@ def main(arguments: list[str]) -> int:
 
 def train(config: BertFinetuning) -> dict[str, Any]:
     """Trains the peer; gives the scores of its best epoch on all sets of examples."""
-    torch, transformers = import_peer()
-    torch.manual_seed(config.tuning.seed)
-    start, labels = config.init.partition(":")[2], config.labels
-    tokenizer, head = read_hf(start).tokenizer, finetuning.head_of(labels)
+    torch, _ = import_peer()
+    start, labels = read_hf(config.init.partition(":")[2]), config.labels
     records, validation, others = finetuning.read_sets(labels)
     classes = finetuning.classes_of(labels, records)
-    outputs = {} if head in ("span", "choice") else {"num_labels": max(1, len(classes))}
-    model = getattr(transformers, LABEL_ARCHITECTURES[head]).from_pretrained(start, dtype="float32", **outputs)
-    data = finetuning.encode(labels, records, tokenizer, classes, weigh=True).texts
+    model = initial_model(config, start, classes)
+    torch.manual_seed(config.tuning.seed)
+    data = finetuning.encode(labels, records, start.tokenizer, classes, weigh=True).texts
     sets = {"validation": validation} | others
-    sets = {name: finetuning.encode(labels, rows, tokenizer, classes) for name, rows in sets.items()}
+    sets = {name: finetuning.encode(labels, rows, start.tokenizer, classes) for name, rows in sets.items()}
     size, columns = config.tuning.global_batch_size, finetuning.columns_of(labels)
     in_epoch, steps = epoch_steps(config.tuning, len(data)), all_steps(config.tuning, len(data))
     metric = finetuning.metric_of(labels)
@@ -83,12 +90,29 @@ def train(config: BertFinetuning) -> dict[str, Any]:
             found[name] = score_answers(answers, examples, columns, classes)
         curve.append({"step": step + 1, "training_loss": float(np.mean(losses)), **found["validation"]})
         losses = []
-        say("  ".join(f"{name} {format_value(name, value)}" for name, value in curve[-1].items()))
+        texts = (f"{name} {format_value(name, value)}" for name, value in found["validation"].items())
+        say("  ".join([f"step {step + 1}", *texts]))
         if best is None or found["validation"][metric] > best["validation"][metric]:
             best = found
     assert best is not None
     scores = best.pop("validation")
     return scores | {"others": best, "epochs": curve, "steps": steps, "seconds": time.perf_counter() - began}
+
+
+def initial_model(config: BertFinetuning, start: Imported, classes: list[str]) -> Any:
+    """The peer with the parameters that our run of this seed starts from: how well a head is drawn is no difference."""
+    _, transformers = import_peer()
+    dropout = {"dropout": config.dropout, "attention_dropout": config.attention_dropout}
+    bert = dataclasses.replace(start.config, **dropout)
+    ours = finetuning.label_model(bert, config.labels, classes)
+    mesh = parse_mesh("data:1", jax.devices()[:1])
+    state = create_state(initial_label_params(ours), optax.identity(), mesh, config.tuning.seed)
+    params, _ = finetuning.grafted(state.params, start.params, mesh)
+    architecture, names = LABEL_ARCHITECTURES[ours.head], output_names(ours.head, classes)
+    with tempfile.TemporaryDirectory() as folder:
+        place = os.path.join(folder, "start")
+        write_hf(place, bert, start.tokenizer, params, architecture, names)
+        return getattr(transformers, architecture).from_pretrained(place, dtype="float32")
 
 
 def make_optimizer(model: Any, config: BertFinetuning, steps: int) -> tuple[Any, Any]:

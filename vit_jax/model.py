@@ -90,7 +90,8 @@ class VitForClassification(nn.Module):
         self.vit = Vit(self.config)
         if self.config.representation:
             self.representation = dense(self.config, self.config.width, "representation")
-        self.classifier = Classifier(self.config, self.classes, self.config.initializer == "xavier", self.head_bias)
+        init = nn.initializers.zeros_init() if self.config.initializer == "xavier" else None
+        self.classifier = Classifier(self.config, self.classes, init, self.head_bias)
 
     def __call__(self, images: Images | PackedPatches, *, train: bool = False) -> Float[Array, "B *S K"]:
         """Logits; arguments as for `Vit`."""
