@@ -35,7 +35,7 @@ def check_columns(place: str, wanted: Sequence[str], found: Collection[str]) -> 
     raise UserError(
         f"{place} has no column {missing!r}. Columns: {', '.join(map(repr, found)) or 'none'}. "
         + (f"Did you mean {near[0]!r}? " if near else "")
-        + "Say which to read with --text_column=NAME, --second_text_column=NAME and --label_column=NAME"
+        + "Say which to read with the flags that end in _column, such as --label_column=NAME or --source_column=NAME"
     )
 
 

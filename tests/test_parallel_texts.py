@@ -6,6 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from bert_jax.parallel_texts import BucketedBatches, EncodedPairs, Pairs, check_pairs, nearest_targets, read_pairs
 from bert_jax.translation_config import TINY, PairsConfig
@@ -14,6 +15,7 @@ from core_jax import parallel_samples
 from core_jax.errors import UserError
 from core_jax.parallel_samples import deal, dialogues, verses
 from core_jax.sharding import parse_mesh
+from tests.small_datasets import OwnDataset, write_rows
 
 LONGEST, BATCH = 40, 8
 DIALOGUES = """
@@ -133,3 +135,20 @@ def test_no_chapter_and_no_source_is_in_two_splits():
         assert all(values)
         assert sum(map(len, values)) == len(set.union(*values))
     assert len(splits["train"]) > 800
+
+
+def test_datasets_of_tfds_with_the_features_of_wmt(tmp_path):
+    features = tfds.features.Translation(languages=("de", "en"))
+    builder = OwnDataset(features, data_dir=tmp_path, file_format="array_record")
+    rows = [{"de": f"Satz {n}", "en": f"sentence  {n}"} for n in range(6)]
+    write_rows(builder, {"train": [*rows[:4], {"de": "", "en": "no translation"}], "validation": rows[4:]})
+    columns = {"source_column": "en", "target_column": "de", "data_dir": str(tmp_path)}
+    config = PairsConfig(data="tfds:own_dataset", **columns)
+    check_pairs(config)
+    found = read_pairs(config, seed=0)
+    assert {name: len(pairs) for name, pairs in found.items()} == {"train": 4, "validation": 2}
+    assert sorted(zip(found["train"].sources, found["train"].targets, strict=True)) == [
+        (f"sentence {n}", f"Satz {n}") for n in range(4)
+    ]
+    with pytest.raises(UserError, match="no column 'fr'. Columns: 'de', 'en'"):
+        check_pairs(dataclasses.replace(config, target_column="fr"))
