@@ -150,5 +150,5 @@ def test_datasets_of_tfds_with_the_features_of_wmt(tmp_path):
     assert sorted(zip(found["train"].sources, found["train"].targets, strict=True)) == [
         (f"sentence {n}", f"Satz {n}") for n in range(4)
     ]
-    with pytest.raises(UserError, match="no column 'fr'. Columns: 'de', 'en'"):
+    with pytest.raises(UserError, match="no column 'fr'"):
         check_pairs(dataclasses.replace(config, target_column="fr"))
