@@ -1,22 +1,20 @@
 """T5 models of `transformers` in and out, name by name."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax
-import numpy as np
-
 from bert_jax.t5_vocabulary import T5Vocabulary, as_t5, read_t5_vocabulary
 from bert_jax.tokenizer import Tokenizer
-from bert_jax.translation import Translator, initial_params
 from bert_jax.translation_config import TranslationConfig
 from bert_jax.translator_files import (
     ImportedTranslator,
+    our_params,
+    peer_tensors,
     search_fields,
-    unrolled_params,
     without_copies,
     write_translator,
 )
@@ -25,9 +23,7 @@ from core_jax.beam_search import BeamSettings
 from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.model_folders import read_fields, unlike
-from core_jax.peer_names import check_tensors
 from core_jax.safetensors_files import Tensors, read_tensors
-from core_jax.sharding import by_path, nested
 
 KIND = "a T5"
 ARCHITECTURE = "T5ForConditionalGeneration"  # class of `transformers`
@@ -149,14 +145,8 @@ def write_hf(
     Raises:
       UserError: the folder is not empty, or the peer knows no such model or vocabulary.
     """
-    fields, names = to_peer_config(config), names_of(config)
-    leaves = by_path(unrolled_params(params))
-    tensors = {
-        peer_names.peer_name(names, path): np.ascontiguousarray(
-            peer_names.to_peer(path, value, peer_names.peer_shape(path, value.shape))
-        )
-        for path, value in leaves.items()
-    }
+    fields = to_peer_config(config)
+    tensors = peer_tensors(params, functools.partial(peer_names.peer_name, names_of(config)))
     vocabulary = None if tokenizer is None else as_t5(tokenizer)
     write_translator(folder, fields, tensors, vocabulary, search_fields(config, search))
 
@@ -177,16 +167,7 @@ def to_params(tensors: Tensors, config: TranslationConfig, source: str) -> dict[
     found, problems = without_copies(own, TABLE, (*TIED, OUTPUT) if config.tied_output else TIED)
     if not config.tied_output and OUTPUT not in found and TABLE in found:
         found[OUTPUT] = found[TABLE]  # as they are saved while both are still the same
-    leaves = by_path(jax.eval_shape(initial_params(Translator(config)), jax.random.key(0)))
-    names = {path: peer_names.peer_name(names_of(config), path) for path in leaves}
-    expected = {names[path]: peer_names.peer_shape(path, leaf.shape) for path, leaf in leaves.items()}
-    check_tensors(found, expected, source, KIND, problems)
-    return nested(
-        {
-            path: np.ascontiguousarray(peer_names.from_peer(path, found[names[path]], leaf.shape), np.float32)
-            for path, leaf in leaves.items()
-        }
-    )
+    return our_params(found, config, functools.partial(peer_names.peer_name, names_of(config)), source, KIND, problems)
 
 
 def from_peer_config(file: pathlib.Path) -> TranslationConfig:

@@ -1,22 +1,22 @@
 """Marian models of `transformers` in and out, name by name."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from bert_jax.marian_vocabulary import as_marian
 from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
-from bert_jax.translation import Translator, initial_params
 from bert_jax.translation_config import TranslationConfig
 from bert_jax.translator_files import (
     ImportedTranslator,
+    our_params,
+    peer_tensors,
     search_fields,
-    unrolled_params,
     without_copies,
     write_translator,
 )
@@ -25,9 +25,8 @@ from core_jax.beam_search import BeamSettings
 from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.model_folders import read_fields, unlike
-from core_jax.peer_names import check_tensors, linear, norm
+from core_jax.peer_names import linear, norm
 from core_jax.safetensors_files import Tensors, read_tensors
-from core_jax.sharding import by_path, nested
 
 KIND = "a Marian translator"
 ARCHITECTURE = "MarianMTModel"  # class of `transformers`
@@ -152,8 +151,7 @@ def write_hf(
         f"--norm={config.norm} with --norm_epsilon={config.norm_epsilon}: a Marian has post and 1e-5 alone",
     )
     require(config.positions == "waves", f"--positions={config.positions}: a Marian has waves alone")
-    leaves = by_path(unrolled_params(params))
-    tensors = {peer_names.peer_name(NAMES, path): _to_peer(path, value) for path, value in leaves.items()}
+    tensors = peer_tensors(params, functools.partial(peer_names.peer_name, NAMES))
     vocabulary = None if tokenizer is None else as_marian(tokenizer)
     write_translator(folder, to_peer_config(config), tensors, vocabulary, search_fields(config, search))
 
@@ -173,16 +171,7 @@ def to_params(tensors: Tensors, config: TranslationConfig, source: str) -> dict[
     own = {name: value for name, value in tensors.items() if name not in WAVES}
     found, problems = without_copies(own, TABLE, TIED)
     found.setdefault(BIAS, np.zeros((1, config.vocab_size), np.float32))
-    leaves = by_path(jax.eval_shape(initial_params(Translator(config)), jax.random.key(0)))
-    names = {path: peer_names.peer_name(NAMES, path) for path in leaves}
-    expected = {names[path]: _peer_shape(path, leaf.shape) for path, leaf in leaves.items()}
-    check_tensors(found, expected, source, KIND, problems)
-    return nested(
-        {
-            path: np.ascontiguousarray(peer_names.from_peer(path, found[names[path]], leaf.shape), np.float32)
-            for path, leaf in leaves.items()
-        }
-    )
+    return our_params(found, config, functools.partial(peer_names.peer_name, NAMES), source, KIND, problems)
 
 
 def from_peer_config(file: pathlib.Path) -> TranslationConfig:
@@ -228,11 +217,3 @@ def to_peer_config(config: TranslationConfig) -> dict[str, Any]:
         "activation_function": activation,
         "dtype": "float32",
     }
-
-
-def _peer_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (1, *shape) if path == "bias" else peer_names.peer_shape(path, shape)
-
-
-def _to_peer(path: str, ours: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(peer_names.to_peer(path, ours, _peer_shape(path, ours.shape)))

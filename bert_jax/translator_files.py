@@ -3,17 +3,20 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from bert_jax.tokenizer import Tokenizer
+from bert_jax.translation import Translator, initial_params
 from bert_jax.translation_config import TranslationConfig
+from core_jax import peer_names
 from core_jax.beam_search import BeamSettings
 from core_jax.model_folders import read_fields, write_fields, write_folder
 from core_jax.safetensors_files import Tensors, write_tensors
+from core_jax.sharding import by_path, nested
 from core_jax.transformer import unstack_layers
 
 KIND = "a translator"
@@ -72,6 +75,57 @@ def unrolled_params(params: Mapping[str, Any]) -> dict[str, Any]:
     stacks = {name: params[name] for name in ("encoder", "decoder")}
     stacks = {name: unstack_layers(stack) if "blocks" in stack else stack for name, stack in stacks.items()}
     return jax.tree.map(np.asarray, {**params, **stacks})
+
+
+def peer_tensors(params: Mapping[str, Any], name_of: Callable[[str], str]) -> dict[str, np.ndarray]:
+    """Parameters in the peer's names and shapes.
+
+    Args:
+      params: of the unrolled or scanned model.
+      name_of: the peer's name of each path.
+    """
+    leaves = by_path(unrolled_params(params))
+    return {
+        name_of(path): np.ascontiguousarray(peer_names.to_peer(path, value, _peer_shape(path, value.shape)))
+        for path, value in leaves.items()
+    }
+
+
+def our_params(
+    found: Tensors,
+    config: TranslationConfig,
+    name_of: Callable[[str], str],
+    source: str,
+    kind: str,
+    problems: Sequence[str],
+) -> dict[str, Any]:
+    """The inverse of `peer_tensors`.
+
+    Args:
+      found: tensors by the peer's names.
+      config: that their shapes must fit.
+      name_of: as there.
+      source: named in errors.
+      kind: of the model, in errors.
+      problems: what else is wrong with the tensors.
+    Returns:
+      A nested dict of float32.
+    Raises:
+      UserError: tensors are missing, unknown or of another shape, or there are problems; all are listed.
+    """
+    leaves = by_path(jax.eval_shape(initial_params(Translator(config)), jax.random.key(0)))
+    expected = {name_of(path): _peer_shape(path, leaf.shape) for path, leaf in leaves.items()}
+    peer_names.check_tensors(found, expected, source, kind, problems)
+    return nested(
+        {
+            path: np.ascontiguousarray(peer_names.from_peer(path, found[name_of(path)], leaf.shape), np.float32)
+            for path, leaf in leaves.items()
+        }
+    )
+
+
+def _peer_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *shape) if path == "bias" else peer_names.peer_shape(path, shape)
 
 
 def without_copies(tensors: Tensors, table: str, copies: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
