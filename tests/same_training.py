@@ -5,6 +5,10 @@ import functools
 import jax
 import numpy as np
 
+from core_jax.sharding import batch_sharding, parse_mesh, tree_shardings
+
+MESHES = ("data:8", "data:2,fsdp:2,tensor:2")
+
 
 def assert_same(found, expected):
     """Metrics of each step, last parameters and last first moments, up to rounding."""
@@ -21,3 +25,25 @@ def assert_same(found, expected):
     # A step moves a parameter by at most 0.05 / epsilon = 5 times its moment.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=5e-6 * largest)
     jax.tree.map(close, params, expected_params)
+
+
+def assert_same_on_meshes(loss, params, batch, meshes=MESHES, rounding=2e-5):
+    """Loss and gradients, with parameters and rows in parts on each mesh, beside those of one device.
+
+    Args:
+      loss: (params, batch, key) -> (loss, metrics), which draws the same on any mesh.
+      params, batch: on the host.
+      meshes: as --mesh names them.
+      rounding: relative to the largest element of each gradient, or to 1 where that is less.
+    """
+
+    def compute(place):
+        mesh = parse_mesh(place)
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(params, tree_shardings(params, mesh)), jax.device_put(batch, batch_sharding(mesh))
+            return jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(0))[0]))(*placed)
+
+    expected = compute("data:1")
+    for place in meshes:
+        for ours, theirs in zip(jax.tree.leaves(compute(place)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=rounding * max(1.0, float(np.abs(theirs).max())))

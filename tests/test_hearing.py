@@ -12,13 +12,14 @@ import pytest
 from bert_jax.letters import letters_of, read_out, spell, spelt
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
-from core_jax.sharding import batch_sharding, parse_mesh
+from core_jax.sharding import parse_mesh
 from core_jax.workdir import read_records
 from experiments import evaluate, finetune, predict
 from experiments.speech import encoder_starts
 from experiments.speech.hearing_config import SPELLING
 from experiments.speech.hearing_runs import build_model
 from experiments.speech.weights import write_hf
+from tests.same_training import assert_same_on_meshes
 from tests.tiny_whisper import ENCODER, tokenizer, tone, whisper, write_spoken
 from vit_jax.audio_clips import Clip, ClipExamples, ClipsConfig
 from vit_jax.audio_encoder import AudioEncoder
@@ -142,16 +143,7 @@ def test_of_a_long_recording_another_window_is_heard_in_each_epoch(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["recording", "position"])
 def test_loss_and_gradients_are_the_same_on_any_mesh(head):
-    loss, params = recording_loss(model(head), train=False), params_of(head)
-    rows = jax.tree.map(jnp.asarray, batch(head))
-    expected = jax.value_and_grad(lambda p: loss(p, rows, jax.random.key(0))[0])(params)
-    for place in ("data:8", "data:2,fsdp:2,tensor:2"):
-        mesh = parse_mesh(place)
-        with jax.set_mesh(mesh):
-            placed = jax.device_put(rows, batch_sharding(mesh))
-            found = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(0))[0]))(params, placed)
-        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1.0, float(np.abs(theirs).max())))
+    assert_same_on_meshes(recording_loss(model(head), train=False), params_of(head), batch(head))
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from core_jax.errors import UserError
 from core_jax.multihead_attention import Others
 from core_jax.relative_positions import distance_buckets
 from core_jax.safetensors_files import FILE
-from core_jax.sharding import by_path, global_batch, parse_mesh, tree_shardings
+from core_jax.sharding import by_path, parse_mesh
 from core_jax.transformer import stack_layers
+from tests.same_training import assert_same_on_meshes
 from tests.tiny_t5 import LATER, LENGTHS, PUBLISHED, random_pairs, random_params
 
 CONFIGS = {"published": PUBLISHED, "1.1": dataclasses.replace(PUBLISHED, **LATER)}
@@ -222,11 +223,4 @@ def test_meshes_agree_also_where_weights_are_dropped(mesh, scan_layers):
     config = dataclasses.replace(CONFIGS["1.1"], scan_layers=scan_layers, **drops)
     batch, params = random_pairs(config), random_params(config)
     loss = translation_loss(Translator(config), train=True)
-
-    def gradients(text):
-        on = parse_mesh(text)
-        with jax.set_mesh(on):
-            placed = jax.device_put(params, tree_shardings(params, on)), global_batch(jax.device_get(batch), on)
-            return jax.jit(jax.value_and_grad(lambda params, batch: loss(params, batch, jax.random.key(0))[0]))(*placed)
-
-    jax.tree.map(close, gradients(mesh), gradients("data:1"))
+    assert_same_on_meshes(loss, params, jax.device_get(batch), (mesh,), rounding=1e-5)

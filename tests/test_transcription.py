@@ -11,12 +11,12 @@ import pytest
 from core_jax.draws import generator
 from core_jax.errors import UserError
 from core_jax.flops import count_flops
-from core_jax.sharding import batch_sharding, parse_mesh
 from core_jax.workdir import read_records
 from experiments import finetune, transcribe
 from experiments.speech.tasks import batch_shapes, step_flops, transcript_loss
 from experiments.speech.transcripts import target
 from experiments.speech.weights import write_hf
+from tests.same_training import assert_same_on_meshes
 from tests.tiny_whisper import DECODER, ENCODER, tokenizer, tone, whisper, write_spoken
 from vit_jax.audio_clips import Clip, ClipExamples, spectrogram
 from vit_jax.audio_encoder import AudioEncoder, positions_of
@@ -100,16 +100,7 @@ def batch(count=8):
 
 @pytest.mark.slow
 def test_loss_and_gradients_are_the_same_on_any_mesh():
-    loss, params = transcript_loss(whisper().model, train=False), whisper().params
-    rows = jax.tree.map(jnp.asarray, batch())
-    expected = jax.value_and_grad(lambda p: loss(p, rows, jax.random.key(0))[0])(params)
-    for place in ("data:8", "data:2,fsdp:2,tensor:2"):
-        mesh = parse_mesh(place)
-        with jax.set_mesh(mesh):
-            placed = jax.device_put(rows, batch_sharding(mesh))
-            found = jax.jit(jax.value_and_grad(lambda p, b: loss(p, b, jax.random.key(0))[0]))(params, placed)
-        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1.0, float(np.abs(theirs).max())))
+    assert_same_on_meshes(transcript_loss(whisper().model, train=False), whisper().params, batch())
 
 
 def test_operations_are_those_of_the_step():
