@@ -1,9 +1,7 @@
 """T5 folders of `transformers`: vocabulary, conversion both ways, a start of training, the same translations."""
 
-import itertools
 import json
 import pickle
-import re
 
 import jax
 import numpy as np
@@ -13,9 +11,9 @@ from bert_jax.t5_vocabulary import MODEL, T5Vocabulary
 from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.tokenizer_training import train_t5_vocabulary
 from core_jax.errors import UserError
-from core_jax.safetensors_files import FILE
 from experiments import convert, finetune, predict, translator_conversion
 from tests.test_finetune_translation import OTHERS, WORDS, flags, place  # noqa: F401
+from tests.translator_folders import assert_there_and_back
 
 TEXTS = ["two five one", "one", "  six four   three two", "one unheard word♥", "two <extra_id_1> one<extra_id_0>"]
 SENTINELS = 3
@@ -85,20 +83,7 @@ def test_a_vocabulary_that_was_trained_is_one_for_the_peer(tmp_path):
 @pytest.mark.slow
 def test_there_and_back_is_the_identity_and_the_peer_agrees(tmp_path, capsys):
     peer_folder(tmp_path / "peer")
-    steps = [f"hf:{tmp_path}/peer", f"{tmp_path}/run", f"hf:{tmp_path}/again", f"{tmp_path}/last"]
-    for source, target in itertools.pairwise(steps):
-        assert convert.main([source, target, "--verify"]) == 0
-    differences = re.findall(r"logits\W+(\d\S+)", capsys.readouterr().out)
-    assert len(differences) == 3
-    assert max(map(float, differences)) < 1e-4
-    found = [translator_conversion.read(step) for step in steps]
-    for other in found[1:]:
-        jax.tree.map(np.testing.assert_array_equal, other.params, found[0].params)
-        assert other.model == found[0].model
-        assert other.tokenizer.encode(TEXTS) == found[0].tokenizer.encode(TEXTS)
-    assert convert.main([steps[3], f"hf:{tmp_path}/more"]) == 0
-    for name in (FILE, "config.json", "generation_config.json", MODEL, "tokenizer_config.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "more" / name).read_bytes()
+    assert_there_and_back(tmp_path, TEXTS, (MODEL, "tokenizer_config.json"), capsys)
 
 
 @pytest.mark.slow
