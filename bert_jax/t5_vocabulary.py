@@ -10,11 +10,13 @@ import sentencepiece
 from etils import epath
 
 from bert_jax.tokenizer import SPECIAL_PIECES, Tokenizer
+from bert_jax.unigram_files import is_unigram, sentencepiece_of
 from core_jax.atomic_files import write_atomically
 from core_jax.config import require
 from core_jax.errors import UserError
 
 MODEL, SETTINGS = "spiece.model", "tokenizer_config.json"
+LIBRARY = "tokenizer.json"  # what newer versions of `transformers` write in place of the model
 CLASS = "T5Tokenizer"  # of `transformers`; older files have T5TokenizerFast
 SENTINEL = re.compile(r"(<extra_id_\d+>)")
 SENTINELS = 100  # where the settings do not say
@@ -99,13 +101,17 @@ class T5Vocabulary(Tokenizer):
 def is_t5(folder: epath.Path) -> bool:
     """Whether a folder holds the vocabulary of a T5, by its settings or the config.json of the model beside it."""
     files = [(SETTINGS, "tokenizer_class", CLASS), ("config.json", "model_type", "t5")]
-    if not (folder / MODEL).exists():
+    if not (folder / MODEL).exists() and not _is_unigram(folder):
         return False
     for name, field, wanted in files:
         content = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         if isinstance(content, dict) and str(content.get(field)).startswith(wanted):
             return True
     return False
+
+
+def _is_unigram(folder):
+    return (folder / LIBRARY).exists() and is_unigram(json.loads((folder / LIBRARY).read_text()))
 
 
 def read_t5_vocabulary(folder: epath.PathLike, rows: int | None = None) -> T5Vocabulary:
@@ -118,10 +124,19 @@ def read_t5_vocabulary(folder: epath.PathLike, rows: int | None = None) -> T5Voc
       UserError: one is missing, or they do not fit.
     """
     place = epath.Path(folder)
-    require((place / MODEL).exists(), f"{folder} has no {MODEL}; expected the SentencePiece model of a T5 in it")
+    require(
+        (place / MODEL).exists() or (place / LIBRARY).exists(),
+        f"{folder} has no {MODEL} and no {LIBRARY}; expected the vocabulary of a T5 in it",
+    )
     settings = json.loads((place / SETTINGS).read_text()) if (place / SETTINGS).exists() else {}
     settings |= {} if rows is None else {ROWS: rows}
-    return T5Vocabulary({MODEL: (place / MODEL).read_bytes(), SETTINGS: json.dumps(settings).encode()})
+    if (place / MODEL).exists():
+        return T5Vocabulary({MODEL: (place / MODEL).read_bytes(), SETTINGS: json.dumps(settings).encode()})
+    try:
+        model, sentinels = sentencepiece_of(json.loads((place / LIBRARY).read_text()))
+    except UserError as error:
+        raise UserError(f"{place / LIBRARY}: {error}") from None
+    return T5Vocabulary({MODEL: model, SETTINGS: json.dumps(settings | {"extra_ids": sentinels}).encode()})
 
 
 def from_model(model: bytes, sentinels: int = 0) -> T5Vocabulary:

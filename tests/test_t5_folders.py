@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import jax
 import numpy as np
@@ -80,9 +81,47 @@ def test_a_vocabulary_that_was_trained_is_one_for_the_peer(tmp_path):
     assert theirs == [[*row, 1] for row in ours.encode(TEXTS[:4])]
 
 
+def test_a_folder_that_the_peer_saved_again_has_the_same_pieces(tmp_path):
+    """Its newer versions write a tokenizer.json in place of spiece.model."""
+    transformers = pytest.importorskip("transformers")
+    ours = vocabulary()
+    ours.save(tmp_path / "ours")
+    transformers.T5Tokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    if (tmp_path / "theirs" / MODEL).exists():
+        (tmp_path / "theirs" / MODEL).unlink()
+    again = load_tokenizer(tmp_path / "theirs")
+    texts = [*TEXTS, " \u00bd  \u2460 \u00e9e\u0301 \u3000two\tone\n", "two" * 30]
+    assert again.encode(texts) == ours.encode(texts)
+    assert [again.piece(index) for index in range(40)] == [ours.piece(index) for index in range(40)]
+    assert (again.pad_id, again.start_id, again.end_id, again.vocab_size) == (0, 0, 1, 40)
+    again.save(tmp_path / "last")
+    assert load_tokenizer(tmp_path / "last").encode(texts) == ours.encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "its normalizer has Lowercase; expected one table"),
+        ({"added_tokens": [{"id": 9, "content": "<extra_id_0>"}]}, "<extra_id_0> has the id 9; expected 4"),
+        ({"model": {"type": "Unigram", "vocab": [["<pad>", 0]], "unk_id": 3}}, "its unk_id is 3; expected the number"),
+    ],
+)
+def test_other_kinds_of_vocabulary_are_refused(tmp_path, change, message):
+    pieces = [[piece, 0.0] for piece in ("<pad>", "</s>", "<unk>", "\u2581a")]
+    content = {"model": {"type": "Unigram", "vocab": pieces, "unk_id": 2}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | change))
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.slow
-def test_there_and_back_is_the_identity_and_the_peer_agrees(tmp_path, capsys):
-    peer_folder(tmp_path / "peer")
+@pytest.mark.parametrize("is_newer", [False, True])
+def test_there_and_back_is_the_identity_and_the_peer_agrees(is_newer, tmp_path, capsys):
+    transformers, *_ = peer_folder(tmp_path / "peer")
+    if is_newer:
+        transformers.T5Tokenizer.from_pretrained(tmp_path / "peer").save_pretrained(tmp_path / "peer")
+        (tmp_path / "peer" / MODEL).unlink()
     assert_there_and_back(tmp_path, TEXTS, (MODEL, "tokenizer_config.json"), capsys)
 
 
