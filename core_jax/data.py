@@ -38,18 +38,28 @@ class Examples(Protocol):
 
 
 class Order:
-    """Position in the stream -> (epoch, index): every epoch holds each example once, in an order of its own."""
+    """Position in the stream -> (epoch, index): every epoch holds each example once, in an order of its own.
 
-    def __init__(self, length: int, seed: int):
+    With `repeats` each stands several times one after the other, as an example of another epoch each time; every epoch
+    holds it once all the same.
+    """
+
+    def __init__(self, length: int, seed: int, repeats: int = 1):
         # Grain reshuffles epoch e with seed + e: hashed first, or seed 0's second epoch would be seed 1's first.
         hashed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        self._length = length
+        self._length, self._repeats = length, repeats
         self._shuffled = grain.MapDataset.range(length).shuffle(seed=hashed)
 
     def __call__(self, position: int) -> tuple[int, int]:
         """The epoch and the index of the example at this position."""
-        index: Any = self._shuffled[position]
-        return position // self._length, int(index)
+        place, again = divmod(position, self._repeats)
+        index: Any = self._shuffled[place]
+        return place // self._length * self._repeats + again, int(index)
+
+
+def order_of(examples: Examples, seed: int) -> Order:
+    """The order of examples, each as often one after the other as their attribute `repeats`, if there is one, says."""
+    return Order(len(examples), seed, getattr(examples, "repeats", 1))
 
 
 def check_batch(examples: Examples, batch_size: int, name: str = "examples") -> None:
@@ -94,7 +104,7 @@ def training_batches(
     """
     places = local_rows(mesh, batch_size)
     rows = len(places)
-    draw = _HostRows(examples, Order(len(examples), seed), batch_size, places)
+    draw = _HostRows(examples, order_of(examples, seed), batch_size, places)
     batches = grain.MapDataset.range(first_step * rows, last_step * rows).map(draw).batch(rows)
     # Building a batch is mostly Python, which runs one thread at a time: a second thread only bridges reads.
     reading = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))

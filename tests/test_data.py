@@ -52,6 +52,18 @@ def test_order_is_a_function_of_the_position_alone():
     assert [order(position) for position in positions] == [Order(50, 1)(position) for position in positions]
 
 
+def test_repeats_stand_together_as_examples_of_different_epochs():
+    order = Order(7, 1, repeats=3)
+    drawn = [order(position) for position in range(2 * 3 * 7)]
+    once = Order(7, 1)
+    assert [index for _, index in drawn] == [once(place)[1] for place in range(14) for _ in range(3)]
+    assert {tuple(epoch for epoch, _ in drawn[start : start + 3]) for start in range(0, 42, 3)} == {
+        (0, 1, 2),
+        (3, 4, 5),
+    }
+    assert len(set(drawn)) == 6 * 7
+
+
 def test_batches_follow_the_order_across_epochs():
     drawn = [pair for epoch in orders(20, seed=0, epochs=5) for pair in epoch][:96]
     batches = train()

@@ -107,6 +107,19 @@ def test_each_scored_image_counts_once(devices):
     assert labels[:385].tolist() == [int(examples.example(0, index)["labels"]) for index in range(385)]
 
 
+def test_repeated_images_stand_in_one_batch_each_changed_in_its_own_way():
+    images = ImagesConfig(repeats=3, crop="inception")
+    found = open_image_set(images, height=8, width=8, channels=1, seed=0)
+    mesh = parse_mesh("data:-1", jax.devices()[:1])
+    options = {"batch_size": 12, "seed": 0, "first_step": 0, "last_step": 2}
+    for batch in training_batches(found.train, mesh, **options):
+        labels, pixels = np.asarray(batch["labels"]).reshape(4, 3), np.asarray(batch["images"]).reshape(4, 3, -1)
+        assert (labels == labels[:, :1]).all()
+        assert all(len({one.tobytes() for one in three}) == 3 for three in pixels)
+    scored = next(iter(evaluation_batches(found.held_out, mesh, batch_size=12)))
+    assert np.asarray(scored["labels"]).tolist() == [int(found.held_out.example(0, n)["labels"]) for n in range(12)]
+
+
 @pytest.mark.slow
 def test_batches_do_not_depend_on_worker_processes(tmp_path):
     data = write_folder(tmp_path / "photos", {"a": 9, "b": 9})
@@ -186,6 +199,8 @@ def test_shapes_that_cannot_be_had(settings, shape, message):
         {"crop_padding": -1},
         {"randaugment": "2"},
         {"randaugment": "2,11"},
+        {"randaugment": "2,9,"},
+        {"repeats": 0},
         {"eval_crop": 0.9, "eval_resize": 256},
     ],
 )

@@ -186,6 +186,7 @@ BAD_FLAGS = {
     "colours of another number": ({"channels": 2}, ("--channels=2",)),
     "an average that forgets nothing": ({"ema_decay": 1.0}, ("--ema_decay=1.0",)),
     "packed images that are mixed": ({"packing": True, "resolutions": "4,8"}, ("--mixup=0.4", "add --mixup=0")),
+    "packed images that repeat": ({"packing": True, "resolutions": "4,8", "repeats": 3}, ("use --repeats=1",)),
     "init that is not there": ({"init": "/nowhere"}, ("/nowhere", "work folder")),
     "fewer images than a batch": ({"global_batch_size": 4096}, ("images", "4096")),
     "mesh that does not divide the heads": ({"mesh": "tensor:8"}, ("tensor:8", "these work")),

@@ -114,6 +114,19 @@ def test_every_operation_keeps_size_and_kind(mode):
             assert (changed.size, changed.mode) == ((30, 20), mode), name
 
 
+def test_a_spread_draws_the_strength_of_each_operation(monkeypatch):
+    met = []
+    for name in OPERATIONS:
+        monkeypatch.setitem(OPERATIONS, name, lambda image, strength, random: met.append(strength) or image)
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        randaugment(smooth_image(4, 4), 2, 9, random, 0.5)
+    assert max(met) == 1.0  # no operation is stronger than its extreme
+    assert abs(np.mean(met) - 0.9) < 0.01
+    assert 0.03 < np.std(met) < 0.05
+    assert len(set(met)) > 900
+
+
 def test_operations_are_drawn_evenly(monkeypatch):
     met = []
     for name in OPERATIONS:

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from core_jax.atomic_files import write_atomically
-from core_jax.data import Examples, Order
+from core_jax.data import Examples, order_of
 from vit_jax.images_config import NORMALIZATIONS, Normalization
 
 COLUMNS = 8
@@ -41,7 +41,7 @@ def samples_picture(
       seed: of the run's order.
       count: of images, at most.
     """
-    order = Order(len(examples), seed)
+    order = order_of(examples, seed)
     found = [examples.example(*order(position)) for position in range(min(count, len(examples)))]
     names = [
         classes[int(example["labels"])] if np.any(example["weights"]["classes"]) else "not readable"

@@ -60,6 +60,11 @@ class ImageExamples:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    @property
+    def repeats(self) -> int:
+        """How often each picture stands one after the other in training."""
+        return self.images.repeats if self.train else 1
+
     def example(self, epoch: int, index: int) -> dict[str, Any]:
         """One picture, its class and its weight."""
         return self.seen(epoch, index, lambda width, height: self.view)

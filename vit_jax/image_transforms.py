@@ -67,8 +67,8 @@ def training_image(
     if random.random() < images.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if images.randaugment:
-        count, strength = map(int, images.randaugment.split(","))
-        image = randaugment(image, count, strength, random)
+        count, strength, *spread = images.randaugment.split(",")
+        image = randaugment(image, int(count), int(strength), random, *map(float, spread))
     if not images.random_erasing:
         return pixels_of(image, view)
     # By rows, since NumPy is slow over a last axis that is as short as channels are.

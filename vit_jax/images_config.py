@@ -42,8 +42,12 @@ class ImagesConfig:
     least_area: float = 0.08  # share of the area that --crop=inception keeps at least
     flip: float = 0.0  # probability that an image to train on is mirrored
     crop_padding: int = 0  # black pixels around an image to train on, before its size is cut out at a random place
-    # operations on each image to train on, and how strong they are, from 0 to 10: 2,10; empty: none
+    # operations on each image to train on, how strong they are, from 0 to 10, and, if given, the deviation of a normal
+    # that the strength of each is drawn from: 2,10 or 2,9,0.5; empty: none
     randaugment: str = ""
+    # times that an image to train on stands in a batch, changed in another way each time ("repeated augmentation",
+    # Hoffer et al. 2019, https://arxiv.org/abs/1901.09335)
+    repeats: int = 1
     random_erasing: float = 0.0  # probability that a random box of an image to train on is filled with noise
     train_interpolation: Interpolation = "bilinear"  # when images to train on are resized
     interpolation: Interpolation = "bicubic"  # when images to score on are resized
@@ -59,13 +63,14 @@ class ImagesConfig:
         for name in ("flip", "random_erasing", "eval_crop"):
             share = getattr(self, name)
             require(0 <= share <= 1, f"--{name}={share}: expected a number from 0 to 1")
+        require(self.repeats > 0, f"--repeats={self.repeats}: expected 1 or more")
         require(self.images_per_class >= 0, f"--images_per_class={self.images_per_class}: expected 0 (all) or more")
         for name in ("crop_padding", "eval_resize"):
             require(getattr(self, name) >= 0, f"--{name}={getattr(self, name)}: expected 0 or more pixels")
         require(
-            not self.randaugment or re.fullmatch(r"\d+,(\d|10)", self.randaugment) is not None,
-            f"--randaugment={self.randaugment}: expected the number of operations, a comma and their strength from 0 "
-            "to 10, such as 2,10",
+            not self.randaugment or re.fullmatch(r"\d+,(\d|10)(,\d+(\.\d+)?)?", self.randaugment) is not None,
+            f"--randaugment={self.randaugment}: expected the number of operations, their strength from 0 to 10 and, if "
+            "it is to vary, its deviation, with commas between, such as 2,10 or 2,9,0.5",
         )
         require(
             not (self.eval_crop and self.eval_resize),

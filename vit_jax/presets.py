@@ -40,6 +40,10 @@ class VitPretraining:
             f"--packing=True and --objective={self.objective}: images are packed to learn from their labels alone; "
             "leave one of them out",
         )
+        require(
+            self.images.repeats == 1,
+            f"--packing=True with --repeats={self.images.repeats}: a packed row has each image once; use --repeats=1",
+        )
         for name in ("mixup", "cutmix"):
             share = getattr(self.supervision, name)
             require(
@@ -133,8 +137,8 @@ def _augreg_hybrid(preset: str, size: VitConfig, patch_size: int, stem: str, aug
 
 
 # Touvron et al. 2020 (DeiT), https://arxiv.org/abs/2012.12877, table 9 and main.py of
-# https://github.com/facebookresearch/deit, without distillation: 79.8 % there. Not taken over: each image three times
-# in a batch ("repeated augmentation"), and the spread of RandAugment's strength.
+# https://github.com/facebookresearch/deit, without distillation: 79.8 % there. The operations of RandAugment are those
+# of big_vision, each applied; timm's are applied with probability one half, and some of them differ.
 DEIT = VitPretraining(
     preset="vit-s16-deit",
     model=dataclasses.replace(SMALL, gelu="erf", initializer="normal", stochastic_depth=0.1),
@@ -142,7 +146,8 @@ DEIT = VitPretraining(
         data="tfds:imagenet2012",
         crop="inception",
         flip=0.5,
-        randaugment="2,9",
+        randaugment="2,9,0.5",
+        repeats=3,
         random_erasing=0.25,
         normalization="imagenet",
         train_interpolation="bicubic",

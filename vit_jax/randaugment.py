@@ -18,7 +18,9 @@ CUTOUT = 40 / 224  # from the middle of what is covered to its edge
 Operation = Callable[[Image.Image, float, np.random.Generator], Image.Image]  # strength from 0 to 1
 
 
-def randaugment(image: Image.Image, count: int, strength: int, random: np.random.Generator) -> Image.Image:
+def randaugment(
+    image: Image.Image, count: int, strength: int, random: np.random.Generator, spread: float = 0.0
+) -> Image.Image:
     """Changes an image by some operations, one after the other.
 
     Args:
@@ -26,9 +28,11 @@ def randaugment(image: Image.Image, count: int, strength: int, random: np.random
       count: operations, drawn with repetition.
       strength: of each, 0 to 10.
       random: of this example.
+      spread: deviation of a normal that the strength of each operation is drawn from, as in timm.
     """
     for number in random.integers(len(OPERATIONS), size=count).tolist():
-        image = list(OPERATIONS.values())[number](image, strength / STRONGEST, random)
+        drawn = random.normal(strength, spread) if spread else strength
+        image = list(OPERATIONS.values())[number](image, min(max(drawn, 0), STRONGEST) / STRONGEST, random)
     return image
 
 
