@@ -36,6 +36,9 @@ class Tabulation:
     subset: str = "test"  # whose scores are shown; of a run without it those of what it held out
     output: str = ""  # Markdown file for the table
 
+    def __post_init__(self):
+        require(bool(self.workdirs), "no run is named; type their work folders, such as runs/bert-tiny")
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

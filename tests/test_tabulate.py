@@ -49,5 +49,7 @@ def test_what_cannot_be_shown_is_named(tmp_path):
         main([ended, running])
     with pytest.raises(UserError, match="no run has recall; there are accuracy, loss"):
         main([ended, "--scores=accuracy,recall"])
+    with pytest.raises(UserError, match="no run is named"):
+        main([])
     with pytest.raises(UserError, match="is not a work folder"):
         main([str(tmp_path)])
