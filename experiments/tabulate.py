@@ -36,9 +36,6 @@ class Tabulation:
     subset: str = "test"  # whose scores are shown; of a run without it those of what it held out
     output: str = ""  # Markdown file for the table
 
-    def __post_init__(self):
-        require(bool(self.workdirs), "no run is named; type their work folders, such as runs/bert-tiny")
-
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -66,6 +63,7 @@ class Row:
 def main(arguments: list[str]) -> int:
     """Prints and writes the table; returns the exit code."""
     flags = parse_flags(Tabulation, arguments, "Scores of finished runs as one Markdown table.")
+    require(bool(flags.workdirs), "no run is named; type their work folders, such as runs/bert-tiny")
     text = table(read_rows(flags.workdirs), [name for name in flags.scores.split(",") if name], flags.subset)
     say(text)
     if flags.output:
