@@ -111,7 +111,12 @@ def is_t5(folder: epath.Path) -> bool:
 
 
 def _is_unigram(folder):
-    return (folder / LIBRARY).exists() and is_unigram(json.loads((folder / LIBRARY).read_text()))
+    if not (folder / LIBRARY).exists():
+        return False
+    try:
+        return is_unigram(json.loads((folder / LIBRARY).read_text()))
+    except ValueError:
+        return False  # what is wrong with it, its reader says
 
 
 def read_t5_vocabulary(folder: epath.PathLike, rows: int | None = None) -> T5Vocabulary:
