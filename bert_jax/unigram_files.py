@@ -19,9 +19,9 @@ SPACES = ("Strip", "Replace")  # what a SentencePiece does with spaces, as norma
 Proto: Any = sentencepiece_model_pb2  # its messages are made when it is imported
 
 
-def is_unigram(content: Mapping[str, Any]) -> bool:
+def is_unigram(content: Any) -> bool:
     """Whether the content of a tokenizer.json is of this kind."""
-    model = content.get("model")
+    model = content.get("model") if isinstance(content, dict) else None
     return isinstance(model, dict) and model.get("type") == UNIGRAM
 
 
