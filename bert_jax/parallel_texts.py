@@ -4,6 +4,7 @@ Axes: N pairs, B rows, L places.
 """
 
 import dataclasses
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from bert_jax.prepared_text import is_foreign
 from bert_jax.t5_vocabulary import T5Vocabulary
 from bert_jax.tokenizer import SentencePiece, Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
-from bert_jax.tokenizer_training import train_sentencepiece, train_t5_vocabulary
+from bert_jax.tokenizer_training import COVERAGE, train_sentencepiece, train_t5_vocabulary
 from bert_jax.translation_config import PairsConfig, TranslationConfig
 from bert_jax.translator import bucket_length
 from core_jax.config import require
@@ -27,6 +28,7 @@ from core_jax.sharding import global_batch, local_rows
 
 T5 = "sentencepiece-t5"
 TRAINED = {"sentencepiece": "unigram", "sentencepiece-bpe": "bpe", T5: "unigram"}
+MOST_CHARACTERS = 4  # every so-many-th piece of a vocabulary may be a single character
 TEXT_ROWS = 256  # sources that are compared with all of training at once
 
 
@@ -122,9 +124,12 @@ def vocabulary(config: PairsConfig, model: TranslationConfig, pairs: Pairs) -> T
         return found
     kind: Any = TRAINED[config.tokenizer]
     texts = [*pairs.sources, *pairs.targets]
+    # An unknown character is lost, and written as unknown, unless there are too many to have a piece each.
+    characters = len(set(itertools.chain.from_iterable(texts)))
+    coverage = 1.0 if characters <= model.vocab_size // MOST_CHARACTERS else COVERAGE
     if config.tokenizer == T5:
-        return train_t5_vocabulary(texts, model.vocab_size)
-    return train_sentencepiece(texts, model.vocab_size, kind)
+        return train_t5_vocabulary(texts, model.vocab_size, coverage=coverage)
+    return train_sentencepiece(texts, model.vocab_size, kind, coverage=coverage)
 
 
 def with_vocabulary(model: TranslationConfig, tokenizer: Tokenizer) -> TranslationConfig:

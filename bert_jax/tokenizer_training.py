@@ -18,6 +18,7 @@ LARGEST_ALPHABET = 1000  # rarer characters become [UNK]
 MOST_WORDS = 4_000_000  # distinct words in memory; beyond, those seen once are forgotten
 MOST_OCCURRENCES = 20_000_000  # words given to the trainer; beyond, all counts are scaled down
 MOST_LINES = 10_000_000  # lines given to SentencePiece, which holds them in memory: the first ones of the corpus
+COVERAGE = 0.9995  # of the characters of a text: SentencePiece's own default
 LONGEST_LINE = 10_000  # characters; longer lines are cut, since SentencePiece would skip them
 
 
@@ -105,7 +106,11 @@ def _occurrences(counts: dict[str, int]) -> Iterator[str]:
 
 
 def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, model_type: Literal["unigram", "bpe"] = "unigram"
+    texts: Iterable[str],
+    vocab_size: int,
+    model_type: Literal["unigram", "bpe"] = "unigram",
+    *,
+    coverage: float = COVERAGE,
 ) -> SentencePiece:
     """Trains a SentencePiece model.
 
@@ -113,27 +118,30 @@ def train_sentencepiece(
       texts: the corpus, read once; the first 10 million lines are used.
       vocab_size: the largest number of pieces; a small text gives fewer.
       model_type: unigram language model, or byte-pair merges.
+      coverage: share of the characters of the text that have pieces, the most frequent ones; others are unknown.
     Returns:
       The tokenizer; its special pieces have the ids 0 to 4.
     Raises:
       UserError: no text, or `vocab_size` is too small for the characters of the text.
     """
     named = {"pad_piece": SPECIAL_PIECES[0], "unk_piece": SPECIAL_PIECES[1], "control_symbols": [*SPECIAL_PIECES[2:]]}
-    return SentencePiece(_train_pieces(texts, vocab_size, model_type, {"unk_id": 1, "eos_id": -1, **named}))
+    special = {"unk_id": 1, "eos_id": -1, **named}
+    return SentencePiece(_train_pieces(texts, vocab_size, model_type, special, coverage))
 
 
-def train_t5_vocabulary(texts: Iterable[str], vocab_size: int) -> T5Vocabulary:
+def train_t5_vocabulary(texts: Iterable[str], vocab_size: int, *, coverage: float = COVERAGE) -> T5Vocabulary:
     """Trains a unigram SentencePiece model with the special pieces of a T5, at the ids 0 to 2, and no sentinels.
 
     Args:
-      texts, vocab_size: as for `train_sentencepiece`.
+      texts, vocab_size, coverage: as for `train_sentencepiece`.
     Raises:
       UserError: as there.
     """
-    return from_model(_train_pieces(texts, vocab_size, "unigram", {"unk_id": 2, "eos_id": 1, "pad_piece": "<pad>"}))
+    special = {"unk_id": 2, "eos_id": 1, "pad_piece": "<pad>"}
+    return from_model(_train_pieces(texts, vocab_size, "unigram", special, coverage))
 
 
-def _train_pieces(texts, vocab_size, model_type, special: dict[str, Any]) -> bytes:
+def _train_pieces(texts, vocab_size, model_type, special: dict[str, Any], coverage: float) -> bytes:
     lines = itertools.islice(_short_lines(texts), MOST_LINES)
     first = next(lines, None)
     if first is None:
@@ -145,6 +153,7 @@ def _train_pieces(texts, vocab_size, model_type, special: dict[str, Any]) -> byt
             model_writer=model,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
+            character_coverage=coverage,
             model_type=model_type,
             pad_id=0,
             bos_id=-1,

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bert_jax.parallel_texts import BucketedBatches, EncodedPairs, Pairs, check_pairs, nearest_targets, read_pairs
+from bert_jax.parallel_texts import (
+    BucketedBatches,
+    EncodedPairs,
+    Pairs,
+    check_pairs,
+    nearest_targets,
+    read_pairs,
+    vocabulary,
+)
 from bert_jax.translation_config import TINY, PairsConfig
 from bert_jax.translation_scores import score_translations
 from core_jax import parallel_samples
@@ -142,8 +150,8 @@ def test_datasets_of_tfds_with_the_features_of_wmt(tmp_path):
     builder = OwnDataset(features, data_dir=tmp_path, file_format="array_record")
     rows = [{"de": f"Satz {n}", "en": f"sentence  {n}"} for n in range(6)]
     write_rows(builder, {"train": [*rows[:4], {"de": "", "en": "no translation"}], "validation": rows[4:]})
-    columns = {"source_column": "en", "target_column": "de", "data_dir": str(tmp_path)}
-    config = PairsConfig(data="tfds:own_dataset", **columns)
+    place = str(tmp_path)
+    config = PairsConfig(data="tfds:own_dataset", source_column="en", target_column="de", data_dir=place)
     check_pairs(config)
     found = read_pairs(config, seed=0)
     assert {name: len(pairs) for name, pairs in found.items()} == {"train": 4, "validation": 2}
@@ -152,3 +160,15 @@ def test_datasets_of_tfds_with_the_features_of_wmt(tmp_path):
     ]
     with pytest.raises(UserError, match="no column 'fr'"):
         check_pairs(dataclasses.replace(config, target_column="fr"))
+
+
+@pytest.mark.parametrize("tokenizer", ["sentencepiece", "sentencepiece-t5"])
+def test_rare_characters_of_a_small_alphabet_are_not_lost(tokenizer):
+    common = [f"sentence {a}{b}{a}" for a in "abcdefghij" for b in "klmnopqrst"] * 20
+    pairs = Pairs([*common, "rare (\u00fc) one"], [*common, "\u00a1seltsam!"])
+    model = dataclasses.replace(TINY, vocab_size=160)
+    made = vocabulary(PairsConfig(tokenizer=tokenizer), model, pairs)
+    for text in (pairs.sources[-1], pairs.targets[-1]):
+        ids = made.encode([text])[0]
+        assert made.unknown_id not in ids
+        assert made.decode(ids) == text
