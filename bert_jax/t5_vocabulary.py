@@ -1,7 +1,6 @@
 """The vocabulary of a T5: a SentencePiece model, then sentinels that stand for what is left out of a text."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import sentencepiece
 from etils import epath
 
 from bert_jax.tokenizer import SPECIAL_PIECES, Tokenizer
-from bert_jax.unigram_files import is_unigram, sentencepiece_of
+from bert_jax.unigram_files import SENTINEL, is_unigram, sentencepiece_of
 from core_jax.atomic_files import write_atomically
 from core_jax.config import require
 from core_jax.errors import UserError
@@ -18,7 +17,6 @@ from core_jax.errors import UserError
 MODEL, SETTINGS = "spiece.model", "tokenizer_config.json"
 LIBRARY = "tokenizer.json"  # what newer versions of `transformers` write in place of the model
 CLASS = "T5Tokenizer"  # of `transformers`; older files have T5TokenizerFast
-SENTINEL = re.compile(r"(<extra_id_\d+>)")
 SENTINELS = 100  # where the settings do not say
 ROWS = "model_vocab_size"  # our name, in the settings, of how many ids the model has: often more than there are pieces
 END = "</s>"
@@ -100,23 +98,19 @@ class T5Vocabulary(Tokenizer):
 
 def is_t5(folder: epath.Path) -> bool:
     """Whether a folder holds the vocabulary of a T5, by its settings or the config.json of the model beside it."""
-    files = [(SETTINGS, "tokenizer_class", CLASS), ("config.json", "model_type", "t5")]
-    if not (folder / MODEL).exists() and not _is_unigram(folder):
+    named = ((SETTINGS, "tokenizer_class", CLASS), ("config.json", "model_type", "t5"))
+    if not any(str(_content(folder / name).get(field)).startswith(wanted) for name, field, wanted in named):
         return False
-    for name, field, wanted in files:
-        content = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-        if isinstance(content, dict) and str(content.get(field)).startswith(wanted):
-            return True
-    return False
+    return (folder / MODEL).exists() or is_unigram(_content(folder / LIBRARY))
 
 
-def _is_unigram(folder):
-    if not (folder / LIBRARY).exists():
-        return False
+def _content(file):
+    """The fields of a JSON file; none where there are none: what is wrong with it, its reader says."""
     try:
-        return is_unigram(json.loads((folder / LIBRARY).read_text()))
+        content = json.loads(file.read_text()) if file.exists() else {}
     except ValueError:
-        return False  # what is wrong with it, its reader says
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_t5_vocabulary(folder: epath.PathLike, rows: int | None = None) -> T5Vocabulary:

@@ -13,7 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 from core_jax.config import require
 
 UNIGRAM = "Unigram"
-SENTINEL = re.compile(r"<extra_id_\d+>")
+SENTINEL = re.compile(r"(<extra_id_\d+>)")
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 SPACES = ("Strip", "Replace")  # what a SentencePiece does with spaces, as normalizers of their own
 Proto: Any = sentencepiece_model_pb2  # its messages are made when it is imported

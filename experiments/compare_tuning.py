@@ -105,7 +105,7 @@ def settings(name: str, flags: Comparison, seed: int) -> list[str]:
 
 def table(workdir: str, seeds: int) -> str:
     """Test scores of both sides, mean ± standard deviation over the seeds that both have run, as Markdown."""
-    lines = ["| task | score | seeds | ours | transformers |", "|---|---|---|---|---|"]
+    rows = []
     for name, recipe in RECIPES.items():
         found = {
             side: {seed: results.load(os.path.join(workdir, name, side, str(seed))) for seed in range(seeds)}
@@ -114,9 +114,9 @@ def table(workdir: str, seeds: int) -> str:
         pairs = [pair for pair in zip(*(runs.values() for runs in found.values()), strict=True) if None not in pair]
         for score in recipe.scores if pairs else ():
             tests = ([run["others"]["test"][score] for run in runs if run] for runs in zip(*pairs, strict=True))
-            cells = " | ".join(mean_text(score, values) for values in tests)
-            lines.append(f"| {recipe.title} | {score.replace('_', ' ')} | {len(pairs)} | {cells} |")
-    return "\n".join(lines) + "\n"
+            cells = (mean_text(score, values) for values in tests)
+            rows.append((recipe.title, score.replace("_", " "), str(len(pairs)), *cells))
+    return results.markdown_table(("task", "score", "seeds", *SIDES), rows)
 
 
 if __name__ == "__main__":

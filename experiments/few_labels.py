@@ -67,11 +67,12 @@ def main(arguments: list[str]) -> int:
 
 def table(flags: FewLabels, scores: dict[str, list[float]]) -> str:
     """Accuracy on all held-out images from each start, mean ± standard deviation over seeds, as Markdown."""
-    lines = [f"| from | accuracy, {flags.images_per_class} images of each class | each seed |", "|---|---|---|"]
-    for start, values in scores.items():
-        each = ", ".join(mean_text("accuracy", [value]) for value in values)
-        lines.append(f"| {start} | {mean_text('accuracy', values)} | {each} |")
-    return "\n".join(lines) + "\n"
+    rows = (
+        (start, mean_text("accuracy", values), ", ".join(mean_text("accuracy", [value]) for value in values))
+        for start, values in scores.items()
+    )
+    columns = ("from", f"accuracy, {flags.images_per_class} images of each class", "each seed")
+    return results.markdown_table(columns, rows)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import resource
 import shlex
 import statistics
 import sys
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -89,6 +90,12 @@ def is_finished(workdir: str, steps: int) -> bool:
     """Whether a run was trained and scored for at least so many steps."""
     summary = load(workdir)
     return summary is not None and summary["steps"] >= steps
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a Markdown file."""
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def show_scores(wording: Wording, title: str, scores: dict[str, float]) -> None:

@@ -104,16 +104,12 @@ def table(rows: Sequence[Row], wanted: Sequence[str], subset: str) -> str:
     unknown = [name for name in wanted if name not in there]
     require(not unknown, f"--scores: no run has {', '.join(unknown)}; there are {', '.join(sorted(there))}")
     names = wanted or [name for name in SCORES if name in there]
-    lines = [_line("run", "seeds", *(name.replace("_", " ") for name in names)), _line(*["---"] * (len(names) + 2))]
+    lines = []
     for row, runs in zip(rows, found, strict=True):
         cells = ([scores[name] for scores in runs if name in scores] for name in names)
         texts = (mean_text(name, values) if values else "" for name, values in zip(names, cells, strict=True))
-        lines.append(_line(row.title(), str(len(runs)), *texts))
-    return "\n".join(lines) + "\n"
-
-
-def _line(*cells):
-    return f"| {' | '.join(cells)} |"
+        lines.append((row.title(), str(len(runs)), *texts))
+    return results.markdown_table(("run", "seeds", *(name.replace("_", " ") for name in names)), lines)
 
 
 def _without(fields, names):
