@@ -8,15 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2
-
+from bert_jax import sentencepiece_messages
+from bert_jax.sentencepiece_messages import ModelProto, PieceType
 from core_jax.config import require
 
 UNIGRAM = "Unigram"
 SENTINEL = re.compile(r"(<extra_id_\d+>)")
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 SPACES = ("Strip", "Replace")  # what a SentencePiece does with spaces, as normalizers of their own
-Proto: Any = sentencepiece_model_pb2  # its messages are made when it is imported
 
 
 def is_unigram(content: Any) -> bool:
@@ -56,13 +55,14 @@ def _model(pieces: Sequence[tuple[str, float]], unknown: int | None, special: se
         isinstance(unknown, int) and 0 <= unknown < len(pieces),
         f"its unk_id is {unknown}; expected the number of one of its {len(pieces)} pieces",
     )
-    kinds, made = Proto.ModelProto.SentencePiece, Proto.ModelProto()
+    made = ModelProto()
     for index, (piece, score) in enumerate(pieces):
-        kind = kinds.BYTE if BYTE.fullmatch(piece) else kinds.CONTROL if index in special else kinds.NORMAL
-        made.pieces.add(piece=piece, score=score, type=kinds.UNKNOWN if index == unknown else kind)
-    made.trainer_spec.model_type = Proto.TrainerSpec.UNIGRAM
+        byte, control = BYTE.fullmatch(piece), index in special
+        kind = PieceType.BYTE if byte else PieceType.CONTROL if control else PieceType.NORMAL
+        made.pieces.add(piece=piece, score=score, type=PieceType.UNKNOWN if index == unknown else kind)
+    made.trainer_spec.model_type = sentencepiece_messages.UNIGRAM
     made.trainer_spec.vocab_size = len(pieces)
-    made.trainer_spec.byte_fallback = any(piece.type == kinds.BYTE for piece in made.pieces)
+    made.trainer_spec.byte_fallback = any(piece.type == PieceType.BYTE for piece in made.pieces)
     made.normalizer_spec.precompiled_charsmap = characters
     return made.SerializeToString()
 
