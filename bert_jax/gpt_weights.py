@@ -15,9 +15,7 @@ from bert_jax.gpt_config import GptConfig
 from bert_jax.gpt_tasks import initial_params
 from bert_jax.peer_config import GELUS
 from bert_jax.tokenizer import Tokenizer
-from core_jax.config import require
-from core_jax.errors import UserError
-from core_jax.model_folders import read_fields, unlike, write_fields, write_folder
+from core_jax.model_folders import check_fields, numbers_expected, read_fields, write_fields, write_folder
 from core_jax.peer_names import check_tensors
 from core_jax.safetensors_files import Tensors, read_tensors, write_tensors
 from core_jax.sharding import by_path, nested
@@ -46,6 +44,7 @@ PLAIN = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
+ACTIVATION = "activation_function"
 TIED = "lm_head.weight"  # saved a second time by some versions
 PREFIX = "transformer."
 JUNK = (".attn.bias", ".attn.masked_bias")  # the causal mask and what it fills in, saved by some versions
@@ -138,17 +137,12 @@ def from_peer_config(file: pathlib.Path) -> GptConfig:
       UserError: the file cannot be read, lacks a size, or describes another model.
     """
     fields = read_fields(file, KIND)
-    problems = unlike(fields, PLAIN)
-    problems += [f"{name} is missing" for name in SIZES.values() if name not in fields]
-    activation = fields.get("activation_function", "gelu_new")
-    if activation not in GELUS:
-        problems.append(f"activation_function is {activation!r}, expected one of {', '.join(GELUS)}")
-    require(not problems, f"{file} describes a model that this GPT cannot be:\n  " + "\n  ".join(problems))
+    choices = {ACTIVATION: ("gelu_new", GELUS)}
+    check_fields(fields, file, "this GPT", wanted=SIZES.values(), plain=PLAIN, choices=choices)
     values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
-    try:
-        return GptConfig(**values, mlp_width=fields.get("n_inner") or 4 * values["width"], gelu=GELUS[activation])
-    except TypeError as error:
-        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(SIZES.values())}") from error
+    gelu = GELUS[fields.get(ACTIVATION, "gelu_new")]
+    with numbers_expected(file, SIZES.values()):
+        return GptConfig(**values, mlp_width=fields.get("n_inner") or 4 * values["width"], gelu=gelu)
 
 
 def to_peer_config(config: GptConfig) -> dict[str, Any]:
@@ -159,6 +153,6 @@ def to_peer_config(config: GptConfig) -> dict[str, Any]:
         **{theirs: getattr(config, ours) for ours, theirs in (SIZES | OPTIONAL).items()},
         "n_inner": config.mlp_width,
         "embd_pdrop": config.dropout,
-        "activation_function": "gelu_new" if config.gelu == "tanh" else "gelu",
+        ACTIVATION: "gelu_new" if config.gelu == "tanh" else "gelu",
         "dtype": "float32",
     }

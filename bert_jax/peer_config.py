@@ -4,9 +4,7 @@ import pathlib
 from typing import Any, Literal
 
 from bert_jax.config import BertConfig
-from core_jax.config import require
-from core_jax.errors import UserError
-from core_jax.model_folders import label_fields, read_fields, unlike
+from core_jax.model_folders import check_fields, label_fields, numbers_expected, read_fields
 from core_jax.peer_names import PEER_GELUS
 
 KIND = "a BERT"
@@ -48,17 +46,11 @@ def from_peer_config(file: pathlib.Path, *, original: bool = False) -> BertConfi
       UserError: the file cannot be read, lacks a size, or describes another model.
     """
     fields = read_fields(file, KIND)
-    problems = unlike(fields, PLAIN)
-    problems += [f"{name} is missing" for name in SIZES.values() if name not in fields]
-    activation = fields.get("hidden_act", "gelu")
-    if activation not in GELUS:
-        problems.append(f"hidden_act is {activation!r}, expected one of {', '.join(GELUS)}")
-    require(not problems, f"{file} describes a model that this BERT cannot be:\n  " + "\n  ".join(problems))
+    choices = {"hidden_act": ("gelu", GELUS)}
+    check_fields(fields, file, "this BERT", wanted=SIZES.values(), plain=PLAIN, choices=choices)
     values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
-    try:
-        return BertConfig(**values, gelu="tanh" if original else GELUS[activation])
-    except TypeError as error:
-        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(SIZES.values())}") from error
+    with numbers_expected(file, SIZES.values()):
+        return BertConfig(**values, gelu="tanh" if original else GELUS[fields.get("hidden_act", "gelu")])
 
 
 def to_peer_config(config: BertConfig, architecture: str, labels: list[str] | None, pad_id: int) -> dict[str, Any]:

@@ -21,8 +21,7 @@ from bert_jax.translator_files import (
 from core_jax import peer_names
 from core_jax.beam_search import BeamSettings
 from core_jax.config import require
-from core_jax.errors import UserError
-from core_jax.model_folders import read_fields, unlike
+from core_jax.model_folders import check_fields, numbers_expected, read_fields
 from core_jax.safetensors_files import Tensors, read_tensors
 
 KIND = "a T5"
@@ -181,12 +180,8 @@ def from_peer_config(file: pathlib.Path) -> TranslationConfig:
       UserError: the file cannot be read, lacks a size, or describes another model.
     """
     fields = read_fields(file, KIND)
-    problems = unlike(fields, PLAIN)
-    problems += [f"{name} is missing" for name in SIZES.values() if name not in fields]
-    mlp = fields.get("feed_forward_proj", "relu")
-    if mlp not in MLPS:
-        problems.append(f"feed_forward_proj is {mlp!r}, expected one of {', '.join(MLPS)}")
-    require(not problems, f"{file} describes a model that this translator cannot be:\n  " + "\n  ".join(problems))
+    choices = {"feed_forward_proj": ("relu", MLPS)}
+    check_fields(fields, file, "this translator", wanted=SIZES.values(), plain=PLAIN, choices=choices)
     values: dict[str, Any] = {ours: fields[theirs] for ours, theirs in SIZES.items()}
     for ours, (theirs, usual) in OPTIONAL.items():
         given = fields.get(theirs)
@@ -195,11 +190,9 @@ def from_peer_config(file: pathlib.Path) -> TranslationConfig:
     # In both versions of the file a T5 1.1 says somewhere that it does not scale, and it has an output of its own.
     tied = fields.get("tie_word_embeddings") is not False and fields.get("scale_decoder_outputs") is not False
     values |= {"tied_output": tied, "scale_output": tied, **dict.fromkeys(DROPOUTS, values["dropout"])}
-    kind, gelu = MLPS[mlp]
-    try:
+    kind, gelu = MLPS[fields.get("feed_forward_proj", "relu")]
+    with numbers_expected(file, SIZES.values()):
         return TranslationConfig(**COMMON, **values, mlp_kind=kind, gelu=gelu, initializer="t5")
-    except TypeError as error:
-        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(SIZES.values())}") from error
 
 
 def to_peer_config(config: TranslationConfig) -> dict[str, Any]:

@@ -23,8 +23,7 @@ from bert_jax.translator_files import (
 from core_jax import peer_names
 from core_jax.beam_search import BeamSettings
 from core_jax.config import require
-from core_jax.errors import UserError
-from core_jax.model_folders import read_fields, unlike
+from core_jax.model_folders import check_fields, numbers_expected, read_fields
 from core_jax.peer_names import linear, norm
 from core_jax.safetensors_files import Tensors, read_tensors
 
@@ -185,22 +184,18 @@ def from_peer_config(file: pathlib.Path) -> TranslationConfig:
       UserError: the file cannot be read, lacks a size, or describes another model.
     """
     fields = read_fields(file, KIND)
-    problems = unlike(fields, PLAIN)
-    problems += [f"{name} is missing" for name in SIZES.values() if name not in fields]
-    problems += [
+    problems = [
         f"{name} is {fields[name]!r}, expected that of {other}, {fields.get(other)!r}"
         for name, other in ALIKE
         if fields.get(name, fields.get(other)) != fields.get(other)
     ]
-    activation = fields.get("activation_function", "gelu")
-    if activation not in ACTIVATIONS:
-        problems.append(f"activation_function is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-    require(not problems, f"{file} describes a model that this translator cannot be:\n  " + "\n  ".join(problems))
+    choices = {"activation_function": ("gelu", ACTIVATIONS)}
+    check_fields(
+        fields, file, "this translator", wanted=SIZES.values(), plain=PLAIN, choices=choices, problems=problems
+    )
     values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
-    try:
-        return TranslationConfig(**values, gelu=ACTIVATIONS[activation])
-    except TypeError as error:
-        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(SIZES.values())}") from error
+    with numbers_expected(file, SIZES.values()):
+        return TranslationConfig(**values, gelu=ACTIVATIONS[fields.get("activation_function", "gelu")])
 
 
 def to_peer_config(config: TranslationConfig) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Folders of models that other programs open: made whole or not at all; their config.json read and checked."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from core_jax.atomic_files import new_folder
@@ -86,6 +87,45 @@ def unlike(fields: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
         for name, value in plain.items()
         if fields.get(name, value) != value
     ]
+
+
+def check_fields(
+    fields: Mapping[str, Any],
+    file: pathlib.Path,
+    ours: str,
+    *,
+    wanted: Iterable[str],
+    plain: Mapping[str, Any],
+    choices: Mapping[str, tuple[str, Collection[str]]],
+    problems: Sequence[str] = (),
+) -> None:
+    """Lists all that keeps a model from being one of ours.
+
+    Args:
+      fields: of its config.json.
+      file: that they are from.
+      ours: the model that it is to be, such as `this GPT`.
+      wanted: fields that must be there.
+      plain: values of others that leave out what ours does not do.
+      choices: of a field, its value where the file does not say, and the values that ours knows.
+      problems: that were found before.
+    Raises:
+      UserError: there are any.
+    """
+    found = [*problems, *unlike(fields, plain), *(f"{name} is missing" for name in wanted if name not in fields)]
+    for name, (usual, known) in choices.items():
+        if (value := fields.get(name, usual)) not in tuple(known):  # a list has no hash
+            found.append(f"{name} is {value!r}, expected one of {', '.join(known)}")
+    require(not found, f"{file} describes a model that {ours} cannot be:\n  " + "\n  ".join(found))
+
+
+@contextlib.contextmanager
+def numbers_expected(file: pathlib.Path, names: Iterable[str]) -> Iterator[None]:
+    """Tells what in a config.json is to be numbers, where a model of its fields cannot be made."""
+    try:
+        yield
+    except TypeError as error:
+        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(names)}") from error
 
 
 def label_fields(labels: Sequence[str] | None) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from core_jax.config import require
-from core_jax.errors import UserError
-from core_jax.model_folders import label_fields, unlike
+from core_jax.model_folders import check_fields, label_fields, numbers_expected
 from core_jax.peer_names import PEER_GELUS
 from vit_jax.config import VitConfig
 from vit_jax.peer_names import FAMILIES
@@ -82,27 +81,22 @@ def from_peer_config(fields: Mapping[str, Any], file: pathlib.Path) -> VitConfig
     expected = f"{file}: model_type is {family!r}, expected one of {', '.join(FAMILIES)}"
     require(family in FAMILIES, expected)
     width = fields.get("hidden_size", 0)
-    problems = unlike(fields, PLAIN | {"pooler_output_size": width if fields.get("pooler_output_size") else None})
-    mlp = ["intermediate_size"] if family == "vit" else ["mlp_ratio"]
-    problems += [f"{name} is missing" for name in (*SIZES.values(), *mlp) if name not in fields]
-    if (activation := fields.get("hidden_act", "gelu")) not in GELUS:
-        problems.append(f"hidden_act is {activation!r}, expected one of {', '.join(GELUS)}")
-    require(not problems, f"{file} describes a model that this ViT cannot be:\n  " + "\n  ".join(problems))
+    plain = PLAIN | {"pooler_output_size": width if fields.get("pooler_output_size") else None}
+    wanted = (*SIZES.values(), "intermediate_size" if family == "vit" else "mlp_ratio")
+    check_fields(fields, file, "this ViT", wanted=wanted, plain=plain, choices={"hidden_act": ("gelu", GELUS)})
     fields = DEFAULTS[family] | dict(fields)
     names = SIZES | OPTIONAL | ({} if family == "vit" else DINOV2)
     values = {ours: fields[theirs] for ours, theirs in names.items() if theirs in fields}
-    try:
+    with numbers_expected(file, SIZES.values()):
         return VitConfig(
             **values,
             mlp_width=fields["intermediate_size"] if family == "vit" else int(width * fields["mlp_ratio"]),
             image_size=_size_text(fields["image_size"]),
             patch_size=_side(fields["patch_size"], file),
             registers=fields["num_register_tokens"] if family == "dinov2_with_registers" else 0,
-            gelu=GELUS[activation],
+            gelu=GELUS[fields.get("hidden_act", "gelu")],
             initializer="normal",
         )
-    except TypeError as error:
-        raise UserError(f"{file} cannot be read ({error}); expected numbers for {', '.join(SIZES.values())}") from error
 
 
 def _size_text(size: Any) -> str:
