@@ -8,7 +8,8 @@ import numpy as np
 import sentencepiece
 from etils import epath
 
-from bert_jax.tokenizer import SPECIAL_PIECES, SentencePiece, Tokenizer
+from bert_jax.sentencepiece_tokenizer import SentencePiece
+from bert_jax.tokenizer import SPECIAL_PIECES, Tokenizer
 from core_jax.atomic_files import write_atomically
 from core_jax.config import require
 from core_jax.errors import UserError

@@ -16,8 +16,9 @@ from jaxtyping import PyTree
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from bert_jax.prepared_text import is_foreign
+from bert_jax.sentencepiece_tokenizer import SentencePiece
 from bert_jax.t5_vocabulary import T5Vocabulary
-from bert_jax.tokenizer import SentencePiece, Tokenizer
+from bert_jax.tokenizer import Tokenizer
 from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.tokenizer_training import COVERAGE, train_sentencepiece, train_t5_vocabulary
 from bert_jax.translation_config import PairsConfig, TranslationConfig

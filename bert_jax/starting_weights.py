@@ -138,6 +138,6 @@ def check_sizes(init: str, imported: Imported) -> None:
     pieces, rows = imported.tokenizer.vocab_size, imported.config.vocab_size
     if pieces != rows:
         raise UserError(
-            f"{init} embeds {rows} pieces, but its vocabulary has {pieces}: add lines to its vocab.txt, such as "
-            f"[unused1000], until it has {rows}, and remove a tokenizer.json beside it"
+            f"{init} embeds {rows} pieces, but its vocabulary has {pieces}: expected as many, for a SentencePiece "
+            "cannot be filled up"
         )

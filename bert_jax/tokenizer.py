@@ -1,26 +1,27 @@
-"""Text to token ids and back, behind one interface: WordPiece as in BERT, SentencePiece, byte-level BPE as in GPT-2."""
+"""Text to token ids and back, behind one interface: WordPiece as in BERT, byte-level BPE as in GPT-2."""
 
 import abc
-import itertools
 import json
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-import sentencepiece
 import tokenizers
 from etils import epath
 from jaxtyping import Bool, Int32
 
 from core_jax.atomic_files import write_atomically
 from core_jax.errors import UserError
-from core_jax.text_files import characters_before
 
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # their ids in the vocabularies trained here: 0 to 4
 ALIASES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<cls>", "[SEP]": "<sep>", "[MASK]": "<mask>"}
 END_OF_TEXT = "<|endoftext|>"  # the only special piece of GPT-2
+NORMALIZER_SETTINGS = {  # of a tokenizer_config.json -> of the normalizer
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 UNUSED_PIECE = re.compile(r"\[unused\d+\]")
 
 
@@ -208,11 +209,48 @@ class WordPiece(LibraryTokenizer):
         """Writes vocab.txt, tokenizer_config.json and tokenizer.json, which other programs read, too."""
         folder = epath.Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", False))
-        config = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase}
         write_atomically(folder / "vocab.txt", "".join(piece + "\n" for piece in self._pieces))
-        write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
+        write_atomically(folder / "tokenizer_config.json", json.dumps(self._settings(), indent=2))
         write_atomically(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
+
+    def _settings(self) -> dict[str, Any]:
+        """From which other programs make the normalizer anew; one of another kind they must take as it is."""
+        normalizer: Any = self._tokenizer.normalizer
+        if isinstance(normalizer, tokenizers.normalizers.BertNormalizer):
+            settings = {name: getattr(normalizer, ours) for name, ours in NORMALIZER_SETTINGS.items()}
+            return {"tokenizer_class": "BertTokenizer", **settings}
+        special = {f"{name.strip('[]').lower()}_token": self.piece(index) for name, index in self._special_ids.items()}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "WordPiece":
+        """The tokenizer as a tokenizer_config.json wants it, which other programs believe rather than tokenizer.json.
+
+        Args:
+          settings: of that file; those that are absent stay.
+        """
+        normalizer: Any = self._tokenizer.normalizer
+        given = {ours: settings[name] for name, ours in NORMALIZER_SETTINGS.items() if name in settings}
+        if not given or not isinstance(normalizer, tokenizers.normalizers.BertNormalizer):
+            return self
+        kept = {name: getattr(normalizer, name) for name in ("clean_text", *NORMALIZER_SETTINGS.values())}
+        changed = tokenizers.Tokenizer.from_buffer(self._serialized())
+        changed.normalizer = tokenizers.normalizers.BertNormalizer(**kept | given)
+        return WordPiece(changed)
+
+    def filled_up(self, rows: int) -> "WordPiece":
+        """The tokenizer with an unused piece for every id below `rows` that has none.
+
+        Tables of pretrained models are often longer than their vocabulary, so that their size is a round number.
+        """
+        content = json.loads(self._serialized())
+        vocabulary = content["model"]["vocab"]
+        pieces = [*self._pieces, *[""] * (rows - len(self._pieces))]
+        for index in (index for index, piece in enumerate(pieces) if not piece):
+            number = index
+            while f"[unused{number}]" in vocabulary:
+                number += rows
+            vocabulary[f"[unused{number}]"] = index
+        return WordPiece(json.dumps(content).encode())
 
 
 class ByteLevelBpe(LibraryTokenizer):
@@ -247,52 +285,3 @@ class ByteLevelBpe(LibraryTokenizer):
         config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **ends}
         write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
         write_atomically(folder / "tokenizer.json", self._tokenizer.to_str(pretty=True))
-
-
-class SentencePiece(Tokenizer):
-    """SentencePiece: unigram or BPE pieces of raw text, in which ▁ stands for a space.
-
-    Source: Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226.
-    """
-
-    def __init__(self, model: bytes):
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        processor, ids = self._processor, range(self._processor.get_piece_size())
-        kinds = (processor.is_control, processor.is_unknown, processor.is_unused, processor.is_byte)
-        pieces = [processor.id_to_piece(index) for index in ids]
-        not_text = np.array([any(kind(index) for kind in kinds[:3]) for index in ids], bool)
-        is_byte = np.array([processor.is_byte(index) for index in ids], bool)
-        starts = np.array([piece.startswith("▁") for piece in pieces], bool)
-        super().__init__(pieces, ~not_text & ~is_byte, ~not_text & ~starts)
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        # The same switch as of `tokenizers`: where several processes share a machine, each has one thread.
-        threads = 1 if os.environ.get("TOKENIZERS_PARALLELISM") == "false" else -1
-        return self._processor.encode(list(texts), num_threads=threads)
-
-    def encode_with_places(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """Token ids of each text, and where each token stands in it."""
-        encode: Any = self._processor.encode
-        found = [(encode(text, out_type="proto").pieces, characters_before(text)) for text in texts]
-        return [([p.id for p in ps], [(before[p.begin], before[p.end]) for p in ps]) for ps, before in found]
-
-    def model_proto(self) -> bytes:
-        """The content of a *.model file."""
-        return self._processor.serialized_model_proto()
-
-    _serialized = model_proto
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text that token ids stand for, with special tokens as `[MASK]` and so on."""
-        names = {index: name for name, index in self._special_ids.items()}
-        parts = []
-        for name, run in itertools.groupby(map(int, ids), key=names.get):
-            same = list(run)
-            parts += [name] * len(same) if name else [self._processor.decode(same)]
-        return " ".join(parts)
-
-    def save(self, directory: epath.PathLike) -> None:
-        """Writes tokenizer.model."""
-        folder = epath.Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "tokenizer.model", self.model_proto())

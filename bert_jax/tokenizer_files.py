@@ -1,21 +1,23 @@
 """Reads tokenizers: those that `save` wrote, of Hugging Face models, and plain vocabularies."""
 
 import json
+from typing import Any
 
 import tokenizers
 from etils import epath
 
 from bert_jax.marian_vocabulary import SOURCE, read_marian_vocabulary
+from bert_jax.sentencepiece_tokenizer import SentencePiece
 from bert_jax.t5_vocabulary import is_t5, read_t5_vocabulary
 from bert_jax.tokenizer import (
     END_OF_TEXT,
     SPECIAL_PIECES,
     UNUSED_PIECE,
     ByteLevelBpe,
-    SentencePiece,
     Tokenizer,
     WordPiece,
 )
+from core_jax.config import require
 from core_jax.errors import UserError
 
 BYTE_LEVEL = "byte-level BPE"
@@ -84,11 +86,19 @@ def _load_json(file: epath.Path) -> Tokenizer:
             "vocab.txt"
         )
     try:
-        return LIBRARY_KINDS[found](tokenizers.Tokenizer.from_str(file.read_text()))
+        tokenizer = LIBRARY_KINDS[found](tokenizers.Tokenizer.from_str(file.read_text()))
+        return tokenizer.with_settings(_settings_beside(file)) if isinstance(tokenizer, WordPiece) else tokenizer
     except UserError:
         raise
     except Exception as error:  # the only class that `tokenizers` raises
         raise ValueError(str(error)) from error
+
+
+def _settings_beside(file: epath.Path) -> dict[str, Any]:
+    beside = file.with_name("tokenizer_config.json")
+    settings = json.loads(beside.read_text()) if beside.exists() else {}
+    require(isinstance(settings, dict), f"{beside.name} beside it holds no fields; expected a JSON object of settings")
+    return settings
 
 
 def _load_merges(file: epath.Path) -> Tokenizer:
@@ -117,8 +127,7 @@ def _load_vocabulary(file: epath.Path) -> WordPiece:
     pieces = file.read_text().rstrip("\n").split("\n")
     ordinary = (piece for piece in pieces if not (piece in SPECIAL_PIECES or UNUSED_PIECE.fullmatch(piece)))
     lowercase = not any(character.isupper() for piece in ordinary for character in piece)
-    config_file = file.with_name("tokenizer_config.json")
-    config = json.loads(config_file.read_text()) if config_file.exists() else {}
+    config = _settings_beside(file)
     return WordPiece.from_vocabulary(
         pieces,
         lowercase=config.get("do_lower_case", lowercase),

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import sentencepiece
 import tokenizers
 
+from bert_jax.sentencepiece_tokenizer import SentencePiece
 from bert_jax.t5_vocabulary import T5Vocabulary, from_model
-from bert_jax.tokenizer import END_OF_TEXT, SPECIAL_PIECES, ByteLevelBpe, SentencePiece, WordPiece
+from bert_jax.tokenizer import END_OF_TEXT, SPECIAL_PIECES, ByteLevelBpe, WordPiece
 from core_jax.errors import UserError
 
 LARGEST_ALPHABET = 1000  # rarer characters become [UNK]

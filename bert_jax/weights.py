@@ -18,7 +18,7 @@ from bert_jax.model import BertForPretraining, Head
 from bert_jax.peer_config import KIND, from_peer_config, to_peer_config
 from bert_jax.peer_names import our_path, peer_name
 from bert_jax.tasks import initial_params
-from bert_jax.tokenizer import Tokenizer
+from bert_jax.tokenizer import Tokenizer, WordPiece
 from bert_jax.tokenizer_files import load_tokenizer
 from core_jax.errors import UserError
 from core_jax.model_folders import read_fields, read_labels, write_fields, write_folder
@@ -89,7 +89,7 @@ def read_hf(folder: str | os.PathLike) -> Imported:
     fields = read_fields(folder / "config.json", KIND)
     labels = read_labels(fields, len(params["classifier"]["dense"]["bias"])) if "classifier" in params else None
     # The only class that has the parameters of another.
-    choice = "BertForMultipleChoice" if "BertForMultipleChoice" in fields.get("architectures", ()) else None
+    choice = "BertForMultipleChoice" if "BertForMultipleChoice" in (fields.get("architectures") or ()) else None
     return Imported(config, _tokenizer(folder, config), params, labels, choice)
 
 
@@ -226,4 +226,6 @@ def _tokenizer(folder: pathlib.Path, config: BertConfig) -> Tokenizer:
             f"the vocabulary in {folder} has {tokenizer.vocab_size} pieces, but {FILE} embeds {config.vocab_size}: "
             "put the vocabulary that it was trained with beside it"
         )
+    if isinstance(tokenizer, WordPiece) and tokenizer.vocab_size < config.vocab_size:
+        return tokenizer.filled_up(config.vocab_size)
     return tokenizer

@@ -13,19 +13,24 @@ import numpy as np
 
 from bert_jax.config import BertConfig
 from bert_jax.model import Bert, BertForLabels, BertForPretraining
+from bert_jax.tasks import initial_params
 from bert_jax.weights import ARCHITECTURES, Imported
 from core_jax.errors import UserError
+from core_jax.sharding import by_path, nested
 from core_jax.transformer import Block
 
 LARGEST = 1e-4  # difference of an output that still counts as the same
 DIFFERENT = 1  # exit code where one differs by more
 ROWS, LONGEST = 4, 64
 LOGITS = {"prediction_logits": "token_prediction", "seq_relationship_logits": "next_sentence_classifier"}
-LABEL_LOGITS = {  # of fine-tuned models, by the class of `transformers`
-    "BertForSequenceClassification": ("logits",),
-    "BertForMultipleChoice": ("logits",),
-    "BertForTokenClassification": ("logits",),
-    "BertForQuestionAnswering": ("start_logits", "end_logits"),
+PEER_LOGITS = {  # what the classes of `transformers` call them
+    "BertForPreTraining": {name: name for name in LOGITS},
+    "BertForMaskedLM": {"prediction_logits": "logits"},
+    "BertForNextSentencePrediction": {"seq_relationship_logits": "logits"},
+    "BertForSequenceClassification": {"logits": "logits"},
+    "BertForMultipleChoice": {"logits": "logits"},
+    "BertForTokenClassification": {"logits": "logits"},
+    "BertForQuestionAnswering": {"start_logits": "start_logits", "end_logits": "end_logits"},
 }
 Outputs = dict[str, np.ndarray]
 
@@ -60,15 +65,23 @@ def our_outputs(imported: Imported, inputs: Outputs) -> Outputs:
     found = {f"hidden states {i + 1}": layers[f"block_{i}"]["__call__"][0] for i in range(config.depth)}
     if has_pooler:
         found["pooled"] = out[1]
-    if {"token_prediction", "next_sentence_classifier"} <= params.keys() and has_pooler:
-        everywhere = np.broadcast_to(np.arange(arrays[0].shape[1], dtype=np.int32), arrays[0].shape)
-        heads = {name: params[name] for name in LOGITS.values()}
-        logits: Any = jax.jit(BertForPretraining(config).apply)(
-            {"params": {"bert": bert, **heads}}, *arrays, everywhere
-        )
-        found |= dict(zip(LOGITS, logits, strict=True))
+    found |= _pretraining_logits(config, params, arrays)
     found |= _label_logits(config, params, arrays)
     return {name: np.asarray(value) for name, value in jax.device_get(found).items()}
+
+
+def _pretraining_logits(config: BertConfig, params: Any, arrays: list[np.ndarray]) -> dict[str, Any]:
+    """Of the heads of pretraining that there are."""
+    there = [name for name, head in LOGITS.items() if head in params]
+    if not there:
+        return {}
+    model = BertForPretraining(config)
+    shapes = by_path(jax.eval_shape(initial_params(model), jax.random.key(0)))
+    absent = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
+    everywhere = np.broadcast_to(np.arange(arrays[0].shape[1], dtype=np.int32), arrays[0].shape)
+    whole = nested(absent | {path: value for path, value in by_path(params).items() if path in shapes})
+    logits: Any = jax.jit(model.apply)({"params": whole}, *arrays, everywhere)
+    return {name: value for name, value in zip(LOGITS, logits, strict=True) if name in there}
 
 
 def _label_logits(config: BertConfig, params: Any, arrays: list[np.ndarray]) -> dict[str, Any]:
@@ -110,7 +123,7 @@ def peer_outputs(folder: pathlib.Path, architecture: str, inputs: Outputs) -> Ou
       UserError: the peer is not installed.
     """
     torch, transformers = import_peer()
-    kind = architecture if architecture in ("BertForPreTraining", *LABEL_LOGITS) else "BertModel"
+    kind = architecture if architecture in PEER_LOGITS else "BertModel"
     plain = {"add_pooling_layer": "bert/pooler" in ARCHITECTURES[architecture]} if kind == "BertModel" else {}
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -125,8 +138,8 @@ def peer_outputs(folder: pathlib.Path, architecture: str, inputs: Outputs) -> Ou
         pooler = getattr(model, "bert", model).pooler
         if pooler is not None:
             found["pooled"] = pooler(out.hidden_states[-1])
-    wanted = tuple(LOGITS) if kind == "BertForPreTraining" else LABEL_LOGITS.get(kind, ())
-    return {name: value.numpy() for name, value in (found | {name: out[name] for name in wanted}).items()}
+    found |= {name: out[theirs] for name, theirs in PEER_LOGITS.get(kind, {}).items()}
+    return {name: value.numpy() for name, value in found.items()}
 
 
 def greatest_differences(ours: Outputs, theirs: Outputs, inputs: Outputs) -> dict[str, float]:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from bert_jax.tokenizer import SPECIAL_PIECES, SentencePiece, WordPiece
+from bert_jax.sentencepiece_tokenizer import SentencePiece
+from bert_jax.tokenizer import SPECIAL_PIECES, WordPiece
 from bert_jax.tokenizer_files import load_tokenizer
 from bert_jax.tokenizer_training import train_sentencepiece, train_wordpiece
 from core_jax.errors import UserError
@@ -126,6 +127,47 @@ def test_cased_vocabulary(tmp_path, config, expected):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = load_tokenizer(tmp_path)
     assert [tokenizer.piece(index) for index in tokenizer.encode(["Run"])[0]] == [expected]
+
+
+@pytest.mark.parametrize(("strip_accents", "split_chinese"), [(None, True), (False, True), (True, False)])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_other_programs_are_told_all_settings(tmp_path, lowercase, strip_accents, split_chinese):
+    settings = {"lowercase": lowercase, "strip_accents": strip_accents, "split_chinese": split_chinese}
+    WordPiece.from_vocabulary([*SPECIAL_PIECES, "a"], **settings).save(tmp_path)
+    found = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+    assert [found[name] for name in names] == [lowercase, strip_accents, split_chinese]
+    (tmp_path / "tokenizer.json").unlink()
+    again = load_tokenizer(tmp_path)
+    again.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again/tokenizer_config.json").read_text()) == found
+
+
+def test_a_normalizer_of_another_kind_is_to_be_taken_as_it_is(tmp_path):
+    WordPiece.from_vocabulary([*SPECIAL_PIECES, "a"], lowercase=True).save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | {"normalizer": {"type": "Lowercase"}}))
+    load_tokenizer(tmp_path).save(tmp_path / "again")
+    found = json.loads((tmp_path / "again/tokenizer_config.json").read_text())
+    assert found["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (found["pad_token"], found["mask_token"]) == ("[PAD]", "[MASK]")
+
+
+def test_settings_are_believed_before_tokenizer_json(tmp_path):
+    WordPiece.from_vocabulary([*SPECIAL_PIECES, "Run", "run"], lowercase=True).save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert [tokenizer.piece(index) for index in tokenizer.encode(["Run"])[0]] == ["Run"]
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json beside it holds no fields"):
+        load_tokenizer(tmp_path)
+
+
+def test_ids_without_a_piece_get_unused_ones():
+    tokenizer = WordPiece.from_vocabulary([*SPECIAL_PIECES, "a", "[unused7]"], lowercase=True).filled_up(9)
+    assert [tokenizer.piece(index) for index in range(5, 9)] == ["a", "[unused7]", "[unused16]", "[unused8]"]
+    assert tokenizer.ordinary_ids.tolist() == [5]
+    assert tokenizer.encode(["a [unused8]"]) == [[5, 1, 1, 1]]
 
 
 def test_missing_special_pieces(tmp_path):

@@ -4,7 +4,6 @@ import pathlib
 
 from core_jax.model_folders import read_fields
 from vit_jax.numpy_weights import read_npz
-from vit_jax.peer_config import KIND
 from vit_jax.peer_names import FAMILIES
 from vit_jax.timm_weights import read_timm
 from vit_jax.weights import PretrainedVit, read_hf
@@ -26,7 +25,8 @@ def is_foreign(place: str) -> bool:
     kind, path = split_place(place)
     if kind != "hf":
         return kind in UNSAID
-    return (path / "config.json").exists() and read_fields(path / "config.json", KIND).get("model_type") in FAMILIES
+    file = path / "config.json"  # which may be that of any model
+    return file.exists() and read_fields(file, "a model").get("model_type") in FAMILIES
 
 
 def read_foreign(place: str, heads: int = 0, image_size: str = "") -> PretrainedVit:
