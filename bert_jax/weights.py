@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.config import BertConfig
 from bert_jax.model import BertForPretraining, Head
-from bert_jax.peer_config import KIND, from_peer_config, to_peer_config
+from bert_jax.peer_config import KIND, PLAIN, from_peer_config, to_peer_config
 from bert_jax.peer_names import our_path, peer_name
 from bert_jax.tasks import initial_params
 from bert_jax.tokenizer import Tokenizer, WordPiece
@@ -88,9 +88,21 @@ def read_hf(folder: str | os.PathLike) -> Imported:
     params = to_params(read_tensors(folder), config, str(folder))
     fields = read_fields(folder / "config.json", KIND)
     labels = read_labels(fields, len(params["classifier"]["dense"]["bias"])) if "classifier" in params else None
-    # The only class that has the parameters of another.
-    choice = "BertForMultipleChoice" if "BertForMultipleChoice" in (fields.get("architectures") or ()) else None
-    return Imported(config, _tokenizer(folder, config), params, labels, choice)
+    return Imported(config, _tokenizer(folder, config), params, labels, _label_architecture(fields))
+
+
+def names_label_model(folder: str | os.PathLike) -> bool:
+    """Whether a config.json says that its BERT labels texts; False where it cannot be read."""
+    try:
+        fields = read_fields(pathlib.Path(folder).expanduser() / "config.json", KIND)
+    except UserError:
+        return False
+    return fields.get("model_type") == PLAIN["model_type"] and _label_architecture(fields) is not None
+
+
+def _label_architecture(fields: Mapping[str, Any]) -> str | None:
+    """The class that a config.json names: several have the same parameters, and older versions a pooler to spare."""
+    return next((name for name in fields.get("architectures") or () if name in LABEL_ARCHITECTURES.values()), None)
 
 
 def to_params(tensors: Tensors, config: BertConfig, source: str) -> dict[str, Any]:

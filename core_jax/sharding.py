@@ -143,7 +143,7 @@ def place_like(fresh: PyTree, values: Mapping[str, Any], mesh: Mesh) -> PyTree:
     """Fresh parameters with given ones in their places.
 
     Args:
-      fresh: on the mesh.
+      fresh: on the mesh, or the shapes alone where all are given.
       values: by path, of the shapes of `fresh`, on the host or on devices. Of one on the host every process puts its
         own part on the mesh, in the type of the fresh one.
       mesh: where all go.
@@ -151,7 +151,7 @@ def place_like(fresh: PyTree, values: Mapping[str, Any], mesh: Mesh) -> PyTree:
       Parameters like `fresh`; those that are not given are the fresh ones.
     """
 
-    def place(path: Any, leaf: Array, sharding: NamedSharding) -> Array:
+    def place(path: Any, leaf: Array | jax.ShapeDtypeStruct, sharding: NamedSharding) -> Array:
         value = values.get(path_name(path), leaf)
         if isinstance(value, jax.Array):
             return jax.device_put(value, sharding)

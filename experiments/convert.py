@@ -15,7 +15,10 @@ import jax
 import tyro
 
 from bert_jax.config import PRESETS, BertConfig, BertPretraining
-from bert_jax.finetuning import open_label_model
+from bert_jax.finetuning import open_label_model, save_label_model
+from bert_jax.finetuning_config import BertFinetuning
+from bert_jax.foreign_label_models import label_model_of
+from bert_jax.labelling import initial_label_params
 from bert_jax.model import BertForPretraining
 from bert_jax.preparation import save_tokenizer
 from bert_jax.prepared_text import is_foreign
@@ -38,7 +41,7 @@ from core_jax.errors import UserError
 from core_jax.model_folders import check_free, write_folder
 from core_jax.optimizers import make_optimizer
 from core_jax.sharding import parse_mesh
-from core_jax.train import create_state
+from core_jax.train import State, create_state
 from core_jax.workdir import save_config
 from experiments import gpt_conversion, translator_conversion, verification, vit_conversion, whisper_conversion
 from experiments.console import parse_flags, print_table, run_command, say
@@ -87,6 +90,8 @@ def main(arguments: list[str]) -> int:
         architecture = imported.architecture or architecture_of(imported.params)
         write_hf(path, imported.config, imported.tokenizer, imported.params, architecture, imported.labels)
         say(f"{flags.target} is a {architecture} of transformers")
+    elif write_label_workdir(path, imported, flags.source):
+        say(f'next: python -m experiments.predict --init={path} "a text"')
     else:
         write_workdir(path, imported, flags.source)
         say(f"next: python -m experiments.pretrain --init={path} --workdir=NEW --data=text:GLOB")
@@ -116,6 +121,31 @@ def read(place: str) -> Imported:
     return Imported(config, trained.tokenizer, nested_params(trained.params))
 
 
+def write_label_workdir(folder: pathlib.Path, imported: Imported, source: str) -> bool:
+    """Makes the work folder of a model that labels texts, as if it was fine-tuned here; whether it is one."""
+    mesh = parse_mesh("data:1", devices=jax.local_devices()[:1])
+    tuned = label_model_of(imported, mesh)
+    if tuned is None:
+        return False
+    config = BertFinetuning(init=source, labels=tuned.labels)
+    state = create_state(initial_label_params(tuned.model), make_optimizer(config.optimizer, 1), mesh, seed=0)
+
+    def write(temporary: pathlib.Path) -> None:
+        save_config(temporary, config)
+        save_label_model(str(temporary), tuned.model, tuned.tokenizer, tuned.classes)
+        write_checkpoint(temporary / "best", imported, dataclasses.replace(state, params=tuned.params))
+
+    write_folder(folder, write)
+    return True
+
+
+def write_checkpoint(folder: pathlib.Path, imported: Imported, state: State) -> None:
+    """Makes a folder with one checkpoint, of step 0."""
+    checkpoints = Checkpoints(folder, keep=1, identity=identity(imported.tokenizer), report=say)
+    checkpoints.save(0, state)
+    checkpoints.close()
+
+
 def write_workdir(folder: pathlib.Path, imported: Imported, source: str) -> None:
     """Makes a work folder with config.json, vocabulary and one checkpoint, of step 0; it is whole or absent.
 
@@ -141,9 +171,7 @@ def write_workdir(folder: pathlib.Path, imported: Imported, source: str) -> None
     def write(temporary: pathlib.Path) -> None:
         save_config(temporary, config)
         save_tokenizer(imported.tokenizer, str(temporary / "tokenizer"))
-        checkpoints = Checkpoints(temporary / "checkpoints", keep=1, identity=identity(imported.tokenizer), report=say)
-        checkpoints.save(0, dataclasses.replace(state, params=params))
-        checkpoints.close()
+        write_checkpoint(temporary / "checkpoints", imported, dataclasses.replace(state, params=params))
 
     write_folder(folder, write)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bert_jax import gpt_pretraining, pretraining
+from bert_jax.foreign_label_models import is_label_model
 from bert_jax.starting_points import is_fine_tuned, is_gpt
 from core_jax import distributed
 from core_jax.config import require
@@ -25,7 +26,7 @@ DESCRIPTION = "Scores a BERT or GPT on its held-out text, a BERT fine-tuned on l
 class Evaluation:
     """Prints the scores of a run again: of a fine-tuned BERT or a ViT, on any labelled examples."""
 
-    init: str  # work folder of the run
+    init: str  # work folder of the run, or hf:DIR of a BERT that labels texts
     # of a fine-tuned BERT, as there: jsonl:GLOB and so on; of a ViT images:DIR or what else pretrain takes; by default
     # what the run was validated on; of an encoder of sound jsonl:FILES and so on
     data: str = ""
@@ -68,6 +69,8 @@ def main(arguments: list[str]) -> int:
 
 def scorer(init: str) -> Callable[..., dict[str, float] | None] | None:
     """What scores any examples with a work folder's model; None where it is pretrained on text."""
+    if is_label_model(init):
+        return score_labels.score
     if is_of_images(init):
         return score_images.score
     if is_of_hearing(init):

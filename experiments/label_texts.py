@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from bert_jax.answers import Answers, collect_answers, predictions
-from bert_jax.finetuning import LabelModel, encode, open_label_model, wanted_columns
+from bert_jax.finetuning import LabelModel, encode, wanted_columns
+from bert_jax.foreign_label_models import open_any_label_model
 from bert_jax.labelling import make_answers
 from bert_jax.model import Head
 from core_jax.config import require
@@ -28,14 +29,14 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
     """Labels texts and prints JSON lines; returns the exit code.
 
     Args:
-      init: work folder of a fine-tuning run.
+      init: work folder of a fine-tuning run, or hf:DIR.
       texts: plain, or JSON objects of columns; where there are none, they are read.
       place: a file with one a line, or "-": standard input.
       mesh_text: devices by axis.
     """
     require(bool(texts or place), "no text given; type one, give --input=FILE, or send lines to standard input")
     mesh = parse_mesh(mesh_text)
-    tuned = open_label_model(init, mesh, lambda message: print(message, file=sys.stderr))
+    tuned = open_any_label_model(init, mesh, lambda message: print(message, file=sys.stderr))
     head, needed = tuned.model.head, wanted_columns(tuned.labels, labelled=False)
     answer = make_answers(tuned.model)
     with given_lines(texts, place) as lines:

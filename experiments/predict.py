@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from bert_jax.foreign_label_models import is_label_model
 from bert_jax.starting_points import is_fine_tuned, is_gpt, names_translator
 from core_jax.config import require
 from experiments import classify_images, fill_masks, hear_recordings, label_texts, transcribe, translate_texts
@@ -27,7 +28,7 @@ class Prediction:
     # with a pretrained BERT, each with one or more [MASK]; with a fine-tuned one any text, or a JSON object of columns;
     # with a ViT paths of pictures, with an encoder of sound paths of recordings
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    init: str  # work folder of a run, or hf:DIR of a translator: a Marian or T5
+    init: str  # work folder of a run, or hf:DIR of a translator (a Marian or T5) or of a BERT that labels texts
     top: int = 5  # pieces shown for each mask, classes for each picture or recording
     attention: str = ""  # of a ViT or of sound: folder for drawings of where it looks or listens
     beams: int = 0  # of a translator: translations followed at once; 1: greedy; 0: as many as it was scored with
@@ -58,11 +59,12 @@ def main(arguments: list[str]) -> int:
     if flags.plan:
         require(translates, f"--plan={flags.plan}: {flags.init} is no translator, of which alone predict knows plans")
         return translate_texts.plan(flags.init, flags.plan, flags.mesh, flags.beams)
-    if not translates and is_of_images(flags.init):
+    labels = not translates and is_label_model(flags.init)
+    if not translates and not labels and is_of_images(flags.init):
         require(not flags.input, f"--input={flags.input} is for text: type the paths of pictures")
         classify_images.classify(flags.init, flags.texts, flags.top, flags.attention)
         return 0
-    if not translates and is_of_hearing(flags.init):
+    if not translates and not labels and is_of_hearing(flags.init):
         require(not flags.input, f"--input={flags.input} is for text: type the paths of recordings")
         hear_recordings.hear(flags.init, flags.texts, flags.top, flags.attention)
         return 0
@@ -71,7 +73,7 @@ def main(arguments: list[str]) -> int:
     if translates:
         beams, penalty = flags.beams, flags.length_penalty
         return translate_texts.translate_lines(flags.init, flags.texts, place, flags.mesh, beams, penalty)
-    if is_fine_tuned(flags.init):
+    if labels or is_fine_tuned(flags.init):
         return label_texts.label(flags.init, flags.texts, place, flags.mesh)
     require(
         not is_gpt(flags.init),

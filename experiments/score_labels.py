@@ -7,7 +7,10 @@ from jax.sharding import Mesh
 
 from bert_jax import finetuning
 from bert_jax.answers import baseline, collect_answers, score_answers
+from bert_jax.foreign_label_models import open_any_label_model
 from bert_jax.labelling import make_answers
+from bert_jax.prepared_text import is_foreign
+from core_jax.config import require
 from core_jax.workdir import write_atomically
 from experiments import tuning_results
 from experiments.console import say
@@ -21,7 +24,7 @@ def score(
     """Scores labelled examples, each once, and prints the scores.
 
     Args:
-      init: work folder of a fine-tuning run.
+      init: work folder of a fine-tuning run, or hf:DIR.
       data: as for fine-tuning; empty: the examples that the run was validated on.
       split: of a dataset.
       data_dir: folder of TFDS datasets.
@@ -33,7 +36,10 @@ def score(
     Raises:
       UserError: the run or the examples cannot be read, or do not fit each other.
     """
-    tuned = finetuning.open_label_model(init, mesh, say)
+    require(
+        bool(data) or not is_foreign(init), f"--data=: expected labelled texts, for {init} was validated on none here"
+    )
+    tuned = open_any_label_model(init, mesh, say)
     labels, columns = tuned.labels, finetuning.columns_of(tuned.labels)
     if data:
         records = finetuning.read_labelled(labels, data, split, data_dir=data_dir)
