@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from bert_jax import finetuning
+from bert_jax.finetuning_config import BertFinetuning
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
 from experiments import finetune, tuning_grid, tuning_material
@@ -55,3 +56,41 @@ def test_what_runs_have_in_common_is_read_once(place, tmp_path, monkeypatch):
 def test_each_run_needs_a_batch_of_its_own_size(place, tmp_path):
     with pytest.raises(UserError, match="gives 36 examples, fewer than --global_batch_size=40"):
         finetune.main(flags("classification", place, tmp_path, grid="batch:8,40"))
+
+
+@pytest.mark.parametrize(
+    ("grid", "name", "values"),
+    [
+        ("bias_correction:True,False", "optimizer", [True, False]),
+        ("warmup_steps:0,10", "optimizer", [0, 10]),
+        ("freeze:stem,", "optimizer", ["stem"]),
+        ("moment_dtype:bfloat16", "optimizer", ["bfloat16"]),
+    ],
+)
+def test_values_are_read_as_the_command_line_reads_them(grid, name, values):
+    field = grid.partition(":")[0]
+    runs = tuning_grid.expand(BertFinetuning(), 1, grid, "runs")
+    assert [getattr(getattr(config, name), field) for _, _, config in runs] == values
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("bias_correction:maybe", "bias_correction=maybe: expected True or False"),
+        ("dtype:float16", "dtype=float16: expected auto, float32 or bfloat16"),
+        ("warmup_steps:1.5", "warmup_steps=1.5: expected a whole number"),
+        ("lr:fast", "learning_rate=fast: expected a number"),
+        ("lr:-1", "--learning_rate=-1.0: expected 0 or more"),
+        ("rate:1", "there is no flag --rate"),
+        ("task:span,choice", "--task cannot differ"),
+        ("mesh:data:1,data:2", "--mesh cannot differ"),
+    ],
+)
+def test_values_that_are_none_are_refused(grid, message):
+    with pytest.raises(UserError, match=message):
+        list(tuning_grid.expand(BertFinetuning(), 1, grid, "runs"))
+
+
+def test_a_seed_comes_from_one_flag():
+    with pytest.raises(UserError, match=r"--grid=seed:1,2: .*--seeds=2"):
+        list(tuning_grid.expand(BertFinetuning(), 2, "seed:1,2", "runs"))
