@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from bert_jax import finetuning
-from bert_jax.answers import baseline
+from bert_jax.answers import blind_score
 from bert_jax.finetuning_config import BertFinetuning, LabelsConfig, TuningConfig
 from bert_jax.known_tasks import KNOWN_TASKS, KnownTask
 from core_jax import distributed
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     if len(runs) == 1:
         tuning_results.show(workdir, finetuning.sample_text(config.labels, materials[0].validation.records[0]))
     else:
-        tuning_results.compare(workdir, config.labels.task, found, baseline(materials[0].validation))
+        tuning_results.compare(workdir, config.labels.task, found, failures(config.labels, found, materials))
     return 0
 
 
@@ -108,6 +108,23 @@ def train_all(runs: Runs, materials: Sequence[Material]) -> list[tuple[str, dict
                 return list(found.items())
             found[name] = scores
     return [(name, found[name]) for name, _, _ in runs]
+
+
+def failures(
+    labels: LabelsConfig, found: Sequence[tuple[str, dict[str, float] | None]], materials: Sequence[Material]
+) -> dict[str, str]:
+    """Why runs have failed, by the name of each that has.
+
+    Args:
+      labels: of all runs, which differ in nothing that is asked here.
+      found: name and scores of each run.
+      materials: of each run.
+    """
+    why = {}
+    for (name, scores), material in zip(found, materials, strict=True):
+        blind = blind_score(material.validation, finetuning.columns_of(labels), material.classes)
+        why[name] = tuning_results.why_failed(scores, blind)
+    return {name: reason for name, reason in why.items() if reason}
 
 
 def train_alone(run: tuning.Run) -> dict[str, float] | None:

@@ -142,7 +142,7 @@ def test_seeds_and_a_grid_are_compared(place, tmp_path, capsys):
     assert [summary(folder)["loss"] for folder in folders] == found["learning_rate=0.02"]["loss"]["runs"]
     # A run that learns nothing has failed, and counts in no mean.
     assert found["learning_rate=0"]["failed"] == [f"learning_rate=0 seed={seed}" for seed in range(2)]
-    assert "no better than the most frequent class" in output
+    assert "no better than a blind guess" in output
 
 
 @pytest.mark.slow

@@ -2,16 +2,20 @@
 
 import functools
 import pathlib
+import re
 from collections import Counter
 
 import pytest
 
 from bert_jax import finetuning
+from bert_jax.answers import blind_score
 from bert_jax.finetuning_config import BertFinetuning
+from bert_jax.labelled_texts import encode_examples
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
-from experiments import finetune, tuning_grid, tuning_material
+from experiments import finetune, tuning_grid, tuning_material, tuning_results
 from experiments.console import StopRequest
+from tests.labelled_words import columns, tokenizer
 from tests.tiny_tuning import flags, summary, write_records, write_start
 
 
@@ -94,3 +98,48 @@ def test_values_that_are_none_are_refused(grid, message):
 def test_a_seed_comes_from_one_flag():
     with pytest.raises(UserError, match=r"--grid=seed:1,2: .*--seeds=2"):
         list(tuning_grid.expand(BertFinetuning(), 2, "seed:1,2", "runs"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "blind", "why"),
+    [
+        (None, ("accuracy", 0.5), "diverged"),
+        ({"accuracy": 1.0}, ("accuracy", 0.9933), ""),
+        ({"accuracy": 1.0}, ("accuracy", 1.0), ""),
+        ({"accuracy": 0.9934}, ("accuracy", 0.9933), ""),
+        ({"accuracy": 0.9933}, ("accuracy", 0.9933), r"no better than a blind guess \(accuracy 99.33 %\)"),
+        ({"accuracy": 0.2}, ("accuracy", 0.5), "no better"),
+        ({"pearson": 0.1}, ("pearson", 0.0), ""),
+        ({"pearson": 0.0}, ("pearson", 0.0), "no better"),
+        ({"pearson": float("nan")}, ("pearson", 0.0), "no better"),
+        ({"f1": 0.0, "accuracy": 0.8}, ("f1", 0.0), "no better"),
+        ({"f1": 0.0, "accuracy": 1.0}, ("f1", 0.0), ""),  # there is no entity, and none was given
+        ({"f1": 0.01, "exact_match": 0.0}, ("f1", 0.0), ""),
+    ],
+)
+def test_runs_that_learnt_nothing_have_failed(scores, blind, why):
+    found = tuning_results.why_failed(scores, blind)
+    assert re.search(why, found)
+    assert bool(found) == bool(why)
+
+
+def test_a_blind_guess_says_the_same_of_every_example():
+    def blind(head, records, classes=()):
+        texts = encode_examples(
+            records, tokenizer(), head=head, columns=columns(head), classes=classes, sequence_length=32
+        )
+        return blind_score(texts, columns(head), classes)
+
+    words = {"text": ["w1", "w2", "w3", "w4"]}
+    assert blind("classification", [{"text": "w1", "second": "", "label": label} for label in "aaab"], "ab") == (
+        "accuracy",
+        0.75,
+    )
+    assert blind("token", [words | {"label": ["O", "O", "O", "B-x"]}], ["B-x", "O"]) == ("f1", 0.0)
+    assert blind("token", [words | {"label": ["noun", "noun", "noun", "verb"]}], ["noun", "verb"]) == ("f1", 0.75)
+    nowhere, there = {"text": [], "answer_start": []}, {"text": ["w1"], "answer_start": [0]}
+    question = {"text": "w1 w2", "second": "w3"}
+    assert blind("span", [question | {"label": there}] * 2) == ("f1", 0.0)
+    assert blind("span", [question | {"label": there}, question | {"label": nowhere}]) == ("f1", 0.5)
+    assert blind("regression", [question | {"label": 2.5}]) == ("pearson", 0.0)
+    assert blind("choice", [question | {"a": "w1", "b": "w2", "label": 1}]) == ("accuracy", 0.5)
