@@ -65,7 +65,7 @@ def _once(found: dict[Any, Part], key: Any, make: Callable[..., Part], *argument
 
 def _encode(labels: LabelsConfig, start: StartingPoint, sets: Any, mesh: Mesh, stopping: StopRequest) -> Material:
     train, validation, others = sets
-    classes = finetuning.classes_of(labels, train)
+    classes = finetuning.classes_of(labels, train, validation)
     encoded = finetuning.encode(labels, train, start.tokenizer, classes, weigh=True)
 
     def held_out(records: Any) -> LabelledExamples:
