@@ -4,6 +4,7 @@ Axes: N texts, G examples, C classes, T positions of a row.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -191,13 +192,9 @@ def score_answers(
     head = examples.texts.head
     said: list[Any] = [record[columns.label] for record in examples.records]
     if head == "span":
-        scores = _score_spans(answers, [[str(text) for text in label["text"]] for label in said])
+        scores = _score_spans(answers, _right_spans(said))
     elif head == "token":
-        names = predictions(answers, head, classes)
-        data, gold = examples.texts, [[] for _ in examples.records]
-        for text, example in enumerate(data.examples.tolist()):
-            gold[example] += [classes[tag] for tag in data.labels[text] if tag != IGNORED]
-        scores = entity_scores(gold, names)
+        scores = entity_scores(_right_tags(examples, classes), predictions(answers, head, classes))
     elif head == "regression":
         scores = regression_scores(np.array([float(label) for label in said]), np.array(answers.values))
     else:
@@ -206,6 +203,17 @@ def score_answers(
         chosen = np.array([int(logits.argmax()) for logits in answers.values])
         scores = classification_scores(right, chosen, columns.choices if head == "choice" else classes)
     return {"loss": answers.loss} | scores
+
+
+def _right_spans(said: Sequence[Any]) -> list[list[str]]:
+    return [[str(text) for text in label["text"]] for label in said]
+
+
+def _right_tags(examples: LabelledExamples, classes: Sequence[str]) -> list[list[str]]:
+    tags: list[list[str]] = [[] for _ in examples.records]
+    for text, example in enumerate(examples.texts.examples.tolist()):
+        tags[example] += [classes[tag] for tag in examples.texts.labels[text] if tag != IGNORED]
+    return tags
 
 
 def _score_spans(answers: Answers, right: list[list[str]]) -> dict[str, float]:
@@ -228,3 +236,31 @@ def baseline(examples: LabelledExamples) -> float | None:
         return None
     labels = np.array(examples.texts.labels)
     return float(np.bincount(labels).max() / len(labels))
+
+
+def blind_score(examples: LabelledExamples, columns: Columns, classes: Sequence[str]) -> tuple[str, float]:
+    """What a model scores that has learnt nothing but to say the same of every example.
+
+    Args:
+      examples: labelled ones.
+      columns: where what stands.
+      classes: names of the labels.
+    Returns:
+      The name of the score and its value. Of classes the accuracy of the most frequent one, of choices that of chance;
+      of tags the F1 of the most frequent one, which is 0 where it names no entity; of spans the F1 of no answer, which
+      is 0 where every question has one; of numbers Pearson's correlation of a constant, 0.
+    """
+    head = examples.texts.head
+    if head == "regression":
+        return "pearson", 0.0
+    if head == "span":
+        right = _right_spans([record[columns.label] for record in examples.records])
+        return "f1", answer_scores(right, [""] * len(right))["f1"]
+    if head == "token":
+        right = _right_tags(examples, classes)
+        counts = Counter(tag for tags in right for tag in tags)
+        most = max(counts, key=lambda tag: counts[tag], default="")
+        return "f1", entity_scores(right, [[most] * len(tags) for tags in right])["f1"]
+    accuracy = baseline(examples)
+    assert accuracy is not None
+    return "accuracy", accuracy

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Float32, PyTree
+from jaxtyping import PyTree
 
 from bert_jax.answers import METRICS
+from bert_jax.class_weights import balanced
 from bert_jax.config import BertConfig
 from bert_jax.finetuning_config import BertFinetuning, LabelsConfig
 from bert_jax.gpt_config import GptConfig
@@ -38,6 +38,7 @@ from core_jax.workdir import read_config, write_atomically
 HEADS: tuple[Head, ...] = ("classification", "regression", "token", "span", "choice")
 SHOWN_CHARACTERS = 60  # of an example, in what to type next
 Records = list[dict[str, Any]]
+WITH_CLASSES = ("classification", "token")  # the heads whose labels are of classes
 OUTPUTS = {"regression": 1, "span": 2, "choice": 1}  # of the linear layer, where there are no classes
 
 
@@ -73,6 +74,11 @@ def check_labels(labels: LabelsConfig) -> None:
     """
     head, columns = head_of(labels), columns_of(labels)
     require(bool(labels.data), "--data=: expected labelled texts, such as --data=jsonl:reviews.jsonl")
+    require(
+        labels.class_weights == "none" or head in WITH_CLASSES,
+        f"--class_weights={labels.class_weights}: a task of {head} has no classes that its examples share and that "
+        "could be weighed; leave the flag away",
+    )
     require(
         head != "choice" or len(columns.choices) > 1,
         f"--choice_columns={labels.choice_columns}: expected the columns to choose from, with commas between",
@@ -138,25 +144,25 @@ def sample_text(labels: LabelsConfig, record: Record) -> str:
     return " ".join(map(str, text)) if isinstance(text, list) else str(text)[:SHOWN_CHARACTERS]
 
 
-def classes_of(labels: LabelsConfig, records: Sequence[Record]) -> list[str]:
+def classes_of(labels: LabelsConfig, train: Sequence[Record], validation: Sequence[Record]) -> list[str]:
     """The names of the labels, in the order of the outputs: the dataset's own order where it has one.
 
+    Args:
+      labels: the task.
+      train: records to train on.
+      validation: records to validate on. Where they are a share of --data, their labels are classes as well: which of
+        its rare labels a file would lose to that share is chance.
     Raises:
       UserError: there is only one.
     """
     head, columns = head_of(labels), columns_of(labels)
-    if head not in ("classification", "token"):
+    if head not in WITH_CLASSES:
         return []
+    records = train if "validation" in held_out_sets(labels) else [*train, *validation]
     known = known_class_names(labels.data, columns.label, data_dir=labels.data_dir or None)
     names = list(known) if known else class_names(records, head, columns.label)
     require(len(names) > 1, f"column {columns.label!r} of {labels.data} holds the label {names[:1]} only; expected two")
     return names
-
-
-def balanced_weights(labels: Sequence[int], classes: int) -> Float32[np.ndarray, " C"]:
-    """What makes each class count the same in all, as scikit-learn's "balanced": N / (C count)."""
-    counts = np.bincount(np.asarray(labels), minlength=classes)
-    return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
 def encode(
@@ -180,10 +186,9 @@ def encode(
         stride=labels.stride,
         labelled=labelled,
     )
-    if weigh and labels.class_weights == "balanced" and head_of(labels) == "classification":
-        weights = balanced_weights(examples.texts.labels, len(classes))[np.array(examples.texts.labels)]
-        return dataclasses.replace(examples, texts=dataclasses.replace(examples.texts, weights=weights))
-    return examples
+    if not weigh or labels.class_weights == "none":
+        return examples
+    return dataclasses.replace(examples, texts=balanced(examples.texts, len(classes)))
 
 
 @dataclasses.dataclass(frozen=True)

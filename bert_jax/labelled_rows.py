@@ -41,6 +41,7 @@ class LabelledTexts:
       weights: what each text counts in the loss.
       texts_per_example: C for choices, else 1: then each text is drawn by itself.
       pad_id: token of the padding.
+      tag_weights: what a tag of each class counts in the loss; None: all the same.
     """
 
     head: Head
@@ -51,6 +52,7 @@ class LabelledTexts:
     weights: Float32[np.ndarray, " N"]
     texts_per_example: int
     pad_id: int
+    tag_weights: Float32[np.ndarray, " C"] | None = None
 
     def __len__(self) -> int:
         """How many there are to draw."""
@@ -166,8 +168,9 @@ def _labels(data: LabelledTexts, batch: dict[str, Any], drawn: Int[np.ndarray, "
         for row, column in zip(*np.nonzero(there), strict=True):
             start, own = batch["cls_positions"][row, column], data.labels[texts[row, column]]
             labels[row, start : start + len(own)] = own
-        weights = (labels != IGNORED).astype(np.float32)
-        return {"labels": np.maximum(labels, 0), "weights": {"label": weights}}
+        asked, labels = labels != IGNORED, np.maximum(labels, 0)
+        counts = 1 if data.tag_weights is None else data.tag_weights[labels]
+        return {"labels": labels, "weights": {"label": np.where(asked, counts, 0).astype(np.float32)}}
     if data.head == "span":
         labels = np.zeros((*shape, 2), np.int32)
         for row, column in zip(*np.nonzero(there), strict=True):

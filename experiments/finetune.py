@@ -6,15 +6,11 @@ Type the same command again and it goes on where it stopped. `--help` lists ever
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
-
-from jax.sharding import Mesh
 
 from bert_jax import finetuning
-from bert_jax.answers import baseline
+from bert_jax.answers import blind_score
 from bert_jax.finetuning_config import BertFinetuning, LabelsConfig, TuningConfig
 from bert_jax.known_tasks import KNOWN_TASKS, KnownTask
-from bert_jax.tuning_starting_points import open_tuning_start
 from core_jax import distributed
 from core_jax.config import OptimizerConfig, require, to_json
 from core_jax.run_lock import lock
@@ -32,6 +28,7 @@ from experiments import (
 )
 from experiments.console import StopRequest, parse_flags, report, run_command, say, value_of
 from experiments.tuning_grid import expand
+from experiments.tuning_material import Material, open_materials
 
 OTHERS = {  # tasks that are not the labels of texts
     **{other.TASK: other.main for other in (finetune_answers, finetune_images, finetune_translation)},
@@ -72,19 +69,19 @@ def main(arguments: list[str]) -> int:
     distributed.first_decides(lambda: check(runs))
     check_shared(workdir)
     with StopRequest().listening() as stopping:
-        material = open_material(runs, mesh, stopping)
-        found = train_all(runs, material)
+        materials = open_materials([one for _, _, one in runs], mesh, stopping)
+        found = train_all(runs, materials)
         if stopping():
             say("stopped; all is saved: type the same command again to go on")
             return stopping.exit_code
     if len(runs) == 1:
-        tuning_results.show(workdir, finetuning.sample_text(config.labels, material.validation.records[0]))
+        tuning_results.show(workdir, finetuning.sample_text(config.labels, materials[0].validation.records[0]))
     else:
-        tuning_results.compare(workdir, config.labels.task, found, baseline(material.validation))
+        tuning_results.compare(workdir, config.labels.task, found, failures(config.labels, found, materials))
     return 0
 
 
-def train_all(runs: Runs, material: tuning.Material) -> list[tuple[str, dict[str, float] | None]]:
+def train_all(runs: Runs, materials: Sequence[Material]) -> list[tuple[str, dict[str, float] | None]]:
     """Trains the runs: seeds of one setting side by side where the mesh allows, else one after the other.
 
     Returns:
@@ -94,7 +91,8 @@ def train_all(runs: Runs, material: tuning.Material) -> list[tuple[str, dict[str
     """
     names = {folder: name for name, folder, _ in runs}
     found: dict[str, dict[str, float] | None] = {}
-    for group in side_by_side.groups([tuning.Run(config, folder, material) for _, folder, config in runs]):
+    opened = [tuning.Run(config, folder, own) for (_, folder, config), own in zip(runs, materials, strict=True)]
+    for group in side_by_side.groups(opened):
         together = side_by_side.train(group) if len(group) > 1 else None
         for place, run in enumerate(group):
             name = names[run.workdir]
@@ -110,6 +108,23 @@ def train_all(runs: Runs, material: tuning.Material) -> list[tuple[str, dict[str
                 return list(found.items())
             found[name] = scores
     return [(name, found[name]) for name, _, _ in runs]
+
+
+def failures(
+    labels: LabelsConfig, found: Sequence[tuple[str, dict[str, float] | None]], materials: Sequence[Material]
+) -> dict[str, str]:
+    """Why runs have failed, by the name of each that has.
+
+    Args:
+      labels: of all runs, which differ in nothing that is asked here.
+      found: name and scores of each run.
+      materials: of each run.
+    """
+    why = {}
+    for (name, scores), material in zip(found, materials, strict=True):
+        blind = blind_score(material.validation, finetuning.columns_of(labels), material.classes)
+        why[name] = tuning_results.why_failed(scores, blind)
+    return {name: reason for name, reason in why.items() if reason}
 
 
 def train_alone(run: tuning.Run) -> dict[str, float] | None:
@@ -152,32 +167,6 @@ def check(runs: Runs) -> None:
         finetuning.check_sets(labels)
     for _, folder, config in runs:
         claim_workdir(folder, config)
-
-
-def open_material(runs: Runs, mesh: Mesh, stopping: StopRequest) -> tuning.Material:
-    """Reads starting point and examples.
-
-    Raises:
-      UserError: one of them cannot be read, or they do not fit each other.
-    """
-    config = runs[0][2]
-    labels = config.labels
-    start = open_tuning_start(config.init, labels, mesh, say)
-    train, validation, others = finetuning.read_sets(labels)
-    classes = finetuning.classes_of(labels, train)
-    encoded = finetuning.encode(labels, train, start.tokenizer, classes, weigh=True)
-    largest = max(one.tuning.global_batch_size for _, _, one in runs)
-    require(
-        len(encoded.texts) >= largest,
-        f"--data={labels.data} gives {len(encoded.texts)} examples, fewer than --global_batch_size={largest}: "
-        "give more, or a smaller batch",
-    )
-
-    def held_out(records: Any) -> Any:
-        return finetuning.encode(labels, records, start.tokenizer, classes)
-
-    others = {name: held_out(records) for name, records in others.items()}
-    return tuning.Material(start, classes, encoded, held_out(validation), others, mesh, stopping)
 
 
 if __name__ == "__main__":

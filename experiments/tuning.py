@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from bert_jax import finetuning
@@ -18,7 +17,6 @@ from bert_jax.labelled_rows import labelled_batches
 from bert_jax.labelled_texts import LabelledExamples
 from bert_jax.labelling import ModelForLabels, initial_label_params, make_answers
 from bert_jax.pretraining import identity
-from bert_jax.starting_points import StartingPoint
 from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
 from core_jax.checkpoints import Checkpoints
 from core_jax.config import OptimizerConfig
@@ -28,26 +26,14 @@ from core_jax.sharding import with_shardings
 from core_jax.stopwatch import Stopwatch
 from core_jax.train import Cadence, Hooks, State, abstract_state, create_state, fit
 from experiments import tuning_results
-from experiments.console import StepProgress, StopRequest, format_value, say
+from experiments.console import StepProgress, format_value, say
 from experiments.epoch_scores import EpochRecords, both
 from experiments.results import count_parameters
 from experiments.tuning_history import History
+from experiments.tuning_material import Material
 
 SHOWN = ("loss", "accuracy", "useful_tokens_per_second")
 SAVE_STEPS = 1000  # between checkpoints at most; else one an epoch
-
-
-@dataclasses.dataclass(frozen=True)
-class Material:
-    """What all runs of one command share."""
-
-    start: StartingPoint
-    classes: list[str]
-    train: LabelledExamples
-    validation: LabelledExamples
-    others: dict[str, LabelledExamples]  # scored once, with the best parameters
-    mesh: Mesh
-    stopping: StopRequest
 
 
 @dataclasses.dataclass

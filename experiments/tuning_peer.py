@@ -63,7 +63,7 @@ def train(config: BertFinetuning) -> dict[str, Any]:
     torch, _ = import_peer()
     start, labels = read_hf(config.init.partition(":")[2]), config.labels
     records, validation, others = finetuning.read_sets(labels)
-    classes = finetuning.classes_of(labels, records)
+    classes = finetuning.classes_of(labels, records, validation)
     model = initial_model(config, start, classes)
     torch.manual_seed(config.tuning.seed)
     data = finetuning.encode(labels, records, start.tokenizer, classes, weigh=True).texts

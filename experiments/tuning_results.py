@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from experiments.tuning import Run
 
 FEW_CLASSES = 20  # up to so many are shown one by one
-FAILED_MARGIN = 0.01  # above the most frequent class, below which a run has learnt nothing
+ROUNDING = 1e-9  # by which scores of the same answers may differ
 Scores = dict[str, float]
 SCORES = (  # in the order of the tables
     *("loss", "accuracy", "precision", "recall", "f1", "micro_f1", "macro_f1", "matthews", "pearson", "spearman"),
@@ -164,17 +164,14 @@ def show_classes(by_class: dict[str, Any]) -> None:
     print_table("by class", ("class", "precision", "recall", "f1", "examples"), rows)
 
 
-def compare(workdir: str, task: str, found: Sequence[tuple[str, Scores | None]], blind: float | None) -> None:
+def compare(workdir: str, task: str, found: Sequence[tuple[str, Scores | None]], failures: Mapping[str, str]) -> None:
     """Prints runs beside each other, and over all seeds of one setting mean and standard deviation; writes runs.json.
-
-    A run counts as failed where it diverged, or answers no better than the most frequent class: the known instability
-    of fine-tuning BERT (Mosbach et al. 2020, https://arxiv.org/abs/2006.04884).
 
     Args:
       workdir: of all runs.
       task: its name.
       found: name and scores of each; None of one that diverged.
-      blind: accuracy of the most frequent answer, where there is such a thing.
+      failures: why runs have failed, by their names; these count in no mean.
     """
     names = list(dict.fromkeys(name for _, scores in found if scores for name in scores))
     groups: dict[str, list[tuple[str, Scores | None]]] = {}
@@ -183,7 +180,7 @@ def compare(workdir: str, task: str, found: Sequence[tuple[str, Scores | None]],
         groups.setdefault(setting, []).append((name, scores))
     rows, results = [], {}
     for setting, members in groups.items():
-        lost = [name for name, scores in members if has_failed(scores, blind)]
+        lost = [name for name, _ in members if name in failures]
         good = [scores for name, scores in members if scores is not None and name not in lost]
         values = {name: [scores[name] for scores in good] for name in names} if good else {}
         results[setting or "all seeds"] = {"failed": lost} | {
@@ -192,15 +189,28 @@ def compare(workdir: str, task: str, found: Sequence[tuple[str, Scores | None]],
         cells = [mean_text(name, values[name]) if values else "" for name in names]
         rows.append((setting or "all seeds", *cells, f"{len(lost)} of {len(members)}"))
     print_table(f"{task}, {len(found)} runs: mean ± standard deviation", ("", *names, "failed"), rows)
-    for name in (name for result in results.values() for name in result["failed"]):
-        say(f"failed: {name} is no better than the most frequent class; try a lower --learning_rate or more warm-up")
+    for name, why in failures.items():
+        say(f"failed: {name} {why}; try a lower --learning_rate or more warm-up")
     if jax.process_index() == 0:
         write_atomically(epath.Path(workdir) / "runs.json", json.dumps(results, indent=2) + "\n")
 
 
-def has_failed(scores: Scores | None, blind: float | None) -> bool:
-    """Whether a run diverged or learnt nothing."""
-    return scores is None or (blind is not None and scores["accuracy"] < blind + FAILED_MARGIN)
+def why_failed(scores: Scores | None, blind: tuple[str, float]) -> str:
+    """Why a run counts as failed, the known instability of fine-tuning BERT; nothing where it does not.
+
+    Args:
+      scores: of the run; None where it diverged.
+      blind: name and value of a score that a run must exceed to have learnt something, from `blind_score`.
+    Source: Mosbach et al. 2020, https://arxiv.org/abs/2006.04884
+    """
+    if scores is None:
+        return "diverged"
+    name, least = blind
+    # Where all examples are alike nothing exceeds the blind guess. Of a score that is no number, nothing is true.
+    perfect = 1.0 in (scores[name], scores.get("accuracy"))
+    if perfect or scores[name] > least + ROUNDING:
+        return ""
+    return f"is no better than a blind guess ({name} {format_value(name, least)})"
 
 
 def _deviation(values):

@@ -1,5 +1,6 @@
 """experiments.finetune, evaluate and predict as a user types them: they learn, go on, repeat, and name mistakes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,12 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.finetuning import open_label_model
+from bert_jax.finetuning import classes_of, encode, open_label_model
+from bert_jax.finetuning_config import LabelsConfig
+from bert_jax.labelled_rows import pack_texts
 from bert_jax.weights import read_hf
 from core_jax.errors import UserError
 from core_jax.sharding import by_path, parse_mesh
 from experiments import convert, evaluate, finetune, predict, tuning
-from tests.labelled_words import HEADS
+from tests.labelled_words import HEADS, tokenizer
 from tests.tiny_tuning import flags, lines, stop_after, summary, write_records, write_start
 
 TIMES = ("useful_tokens_per_second", "steps_per_second")
@@ -142,7 +145,7 @@ def test_seeds_and_a_grid_are_compared(place, tmp_path, capsys):
     assert [summary(folder)["loss"] for folder in folders] == found["learning_rate=0.02"]["loss"]["runs"]
     # A run that learns nothing has failed, and counts in no mean.
     assert found["learning_rate=0"]["failed"] == [f"learning_rate=0 seed={seed}" for seed in range(2)]
-    assert "no better than the most frequent class" in output
+    assert "no better than a blind guess" in output
 
 
 @pytest.mark.slow
@@ -166,6 +169,7 @@ def test_a_run_that_gets_no_better_ends(place, tmp_path, monkeypatch):
         ({"global_batch_size": 1000}, "fewer than --global_batch_size=1000"),
         ({"grid": "rate:1"}, "there is no flag --rate"),
         ({"grid": "lr=1"}, "is not NAME:VALUE"),
+        ({"task": "span", "class_weights": "balanced"}, "--class_weights=balanced: a task of span has no classes"),
         ({"mesh": "tensor:2"}, "does not divide by tensor:2"),
         ({"freeze": "nothing"}, "--freeze=nothing matches no parameter"),
     ],
@@ -182,3 +186,22 @@ def test_labels_that_are_not_in_the_training_set(place, tmp_path):
     changes = {"validation_data": f"jsonl:{tmp_path}/other.jsonl"}
     with pytest.raises(UserError, match=r"label 'tiny'.*expected one of high, low"):
         finetune.main(flags("classification", place, tmp_path / "run", **changes))
+
+
+def test_a_label_that_only_the_held_out_share_has_is_a_class(place):
+    labels = LabelsConfig(data=f"jsonl:{place}/classification.jsonl")
+    train, validation = [{"label": "low"}, {"label": "high"}], [{"label": "rare"}]
+    assert classes_of(labels, train, validation) == ["high", "low", "rare"]
+    apart = dataclasses.replace(labels, validation_data=labels.data)
+    assert classes_of(apart, train, validation) == ["high", "low"]
+
+
+def test_balanced_weights_are_those_of_tags():
+    labels = LabelsConfig(task="token", class_weights="balanced")
+    records = [{"text": ["w1", "w2s"], "label": ["O", "O"]}, {"text": ["w3", "w4"], "label": ["O", "B-x"]}]
+    texts = encode(labels, records, tokenizer(), ["B-x", "O"], weigh=True).texts
+    batch = pack_texts(texts, np.arange(2), 32, 1)
+    found, weights = batch["labels"], batch["weights"]["label"]
+    np.testing.assert_allclose(np.unique(weights), [0, 4 / (2 * 3), 4 / 2])  # as scikit-learn has it, and 0 elsewhere
+    assert found[weights == 2].tolist() == [0]
+    assert found[(weights > 0) & (weights < 2)].tolist() == [1, 1, 1]
