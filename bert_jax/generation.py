@@ -5,6 +5,7 @@ Axes: N prompts of a batch, B rows (N x samples), P tokens of a prompt, C new to
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -71,7 +72,7 @@ class Generator:
         mesh: Mesh,
         *,
         pieces: int,
-        end_id: int,
+        end_ids: Sequence[int],
     ):
         """Prepares a model; `compile` compiles.
 
@@ -82,11 +83,11 @@ class Generator:
           shape: of all batches.
           mesh: where they are computed.
           pieces: of the vocabulary; rows of the table after those are never chosen.
-          end_id: piece that ends a text.
+          end_ids: pieces that end a text.
         """
         self._model, self._settings, self._shape, self._mesh = model, settings, shape, mesh
         self._params = in_compute_dtype(params, compute_dtype(model.config))
-        self._pieces, self._end_id, self.speed = pieces, end_id, Speed()
+        self._pieces, self._end_ids, self.speed = pieces, tuple(end_ids), Speed()
         self._prefill = jax.jit(self._read_prompts)
 
         def step(params: PyTree, tokens: Int[Array, " B"], cache: PyTree) -> tuple[Float[Array, "B V"], PyTree]:
@@ -95,9 +96,9 @@ class Generator:
 
         self._decoder = self._searcher = None
         if settings.search.beams > 1:
-            self._searcher = BeamSearcher(step, take_rows, settings.search, settings.filters, (end_id,))
+            self._searcher = BeamSearcher(step, take_rows, settings.search, settings.filters, self._end_ids)
         else:
-            self._decoder = Decoder(step, settings.filters, (end_id,))
+            self._decoder = Decoder(step, settings.filters, self._end_ids)
 
     def compile(self) -> None:
         """Compiles all functions."""
@@ -192,7 +193,7 @@ class Generator:
         keys = row_keys(self._settings.seed, prompts, [row % samples for row in range(len(prompts))])
         keys, ended, most = self._put(keys), jnp.repeat(ended, samples), 1
         state = decoder.start(logits, cache, keys, ended, seen)
-        rows = _Rows(np.asarray(state.tokens)[: len(numbers) * samples], self._end_id)
+        rows = _Rows(np.asarray(state.tokens)[: len(numbers) * samples], self._end_ids)
         while True:
             done, ended = int(state.count), np.array(state.ended)
             ended[: len(rows.tokens)] |= rows.look(watch)
@@ -212,7 +213,7 @@ class Generator:
         return found
 
     def _finished(self, tokens, is_stopped=False, score=None):
-        text = before(tokens, self._end_id)
+        text = before(tokens, self._end_ids)
         ending = "stop" if is_stopped else "length" if len(text) == len(tokens) else "end"
         return Continuation(text, ending, score)
 
@@ -236,10 +237,10 @@ class Generator:
 class _Rows:
     """The new tokens of each row on the host, and which rows are complete by what they say."""
 
-    def __init__(self, first, end_id):
+    def __init__(self, first, end_ids):
         self.tokens: list[list[int]] = [[token] for token in first.tolist()]
         self.stopped = np.zeros(len(first), bool)
-        self._end_id = end_id
+        self._end_ids = end_ids
 
     def add(self, written):
         """Takes tokens, [C, B]."""
@@ -248,11 +249,11 @@ class _Rows:
 
     def look(self, watch):
         """Asks about each row; gives those that are complete."""
-        texts = (before(tokens, self._end_id) for tokens in self.tokens)
+        texts = (before(tokens, self._end_ids) for tokens in self.tokens)
         self.stopped |= np.array([watch(row, text) for row, text in enumerate(texts)], bool)
         return self.stopped
 
 
-def before(tokens: list[int], end_id: int) -> list[int]:
+def before(tokens: list[int], end_ids: Sequence[int]) -> list[int]:
     """The tokens before the first that ends a text."""
-    return tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+    return list(itertools.takewhile(lambda token: token not in end_ids, tokens))

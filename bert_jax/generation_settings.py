@@ -27,7 +27,7 @@ class GenerationSettings:
         beams, samples = self.search.beams, self.samples
         require(self.max_new_tokens > 0, f"--max_new_tokens={self.max_new_tokens}: expected 1 or more")
         require(samples > 0, f"--samples={samples}: expected 1 or more")
-        require(self.seed >= 0, f"--seed={self.seed}: expected 0 or more")
+        require(0 <= self.seed < 2**32, f"--seed={self.seed}: expected a whole number from 0 to {2**32 - 1}")
         temperature = f"--temperature={self.filters.temperature}"
         require(
             beams == 1 or not self.filters.draws,

@@ -51,7 +51,10 @@ class BatchTranslator:
         self._model, self._mesh, self._rows = model, mesh, rows
         self._params = in_compute_dtype(params, compute_dtype(model.config))
         self._read = jax.jit(self._read_sources, static_argnames="capacity")
-        self._searcher = BeamSearcher(self._step, take_rows, search, LogitFilters(), (model.config.end_id,))
+        config = model.config  # padding is never written
+        self._searcher = BeamSearcher(
+            self._step, take_rows, search, LogitFilters(), (config.end_id,), never=(config.pad_id,)
+        )
 
     @property
     def config(self) -> TranslationConfig:
@@ -128,14 +131,9 @@ class BatchTranslator:
         others: Any = model.apply({"params": params}, sources, segments, method=Translator.encode)
         starts = jnp.full((len(sources), 1), config.start_id, jnp.int32)
         logits, cache = prefill(model, params, starts, jnp.ones(starts.shape, bool), capacity, others)
-        return self._writable(logits), cache
+        return logits, cache
 
     def _step(
         self, params: PyTree, tokens: Int[Array, " R"], cache: KeyValueCache
     ) -> tuple[Float[Array, "R V"], KeyValueCache]:
-        logits, cache = decode_step(self._model, params, tokens, cache)
-        return self._writable(logits), cache
-
-    def _writable(self, logits):
-        """Padding is never written."""
-        return logits.at[:, self._model.config.pad_id].set(-jnp.inf)
+        return decode_step(self._model, params, tokens, cache)

@@ -18,6 +18,8 @@ from core_jax.config import require
 from core_jax.decoding import CHUNK, Step, is_one_of
 from core_jax.logit_filters import LogitFilters, filter_logits
 
+LARGEST_PENALTY = 10  # of a few thousand tokens such a power is still a float32
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamSettings:
@@ -31,6 +33,8 @@ class BeamSettings:
 
     def __post_init__(self):
         require(self.beams > 0, f"--beams={self.beams}: expected 1 or more")
+        penalty, largest = self.length_penalty, LARGEST_PENALTY
+        require(abs(penalty) <= largest, f"--length_penalty={penalty}: expected a number from -{largest} to {largest}")
 
 
 class Finished(NamedTuple):
@@ -66,6 +70,7 @@ class BeamSearcher:
         settings: BeamSettings,
         filters: LogitFilters,
         end_ids: Sequence[int],
+        never: Sequence[int] = (),
     ):
         """Makes the functions; nothing is compiled yet.
 
@@ -75,10 +80,11 @@ class BeamSearcher:
           settings: of the search.
           filters: of logits, applied to log probabilities; nothing is drawn.
           end_ids: tokens that complete a continuation.
+          never: tokens that are not written; the probabilities of the others stay as they are.
         """
         assert not filters.draws, "beam search draws nothing"
         self._step, self._take_rows, self._settings = step, take_rows, settings
-        self._filters, self._ends = filters, tuple(end_ids)
+        self._filters, self._ends, self._never = filters, tuple(end_ids), tuple(never)
         self.start = jax.jit(self._start, static_argnames="places")
         self.advance = jax.jit(self._advance, donate_argnums=1)
 
@@ -146,6 +152,8 @@ class BeamSearcher:
         prompts, beams, vocabulary = *search.scores.shape, logits.shape[1]
         seen = None if search.seen is None else search.seen.reshape(-1, vocabulary)
         gains = filter_logits(jax.nn.log_softmax(logits, axis=-1), self._filters, seen)
+        if self._never:
+            gains = gains.at[:, jnp.array(self._never)].set(-jnp.inf)
         totals = (gains.reshape(prompts, beams, vocabulary) + search.scores[:, :, None]).reshape(prompts, -1)
         # So many that, should all of their ends be among them, enough are left that go on.
         candidates = min(max(2, 1 + len(self._ends)) * beams, totals.shape[1])

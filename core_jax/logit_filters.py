@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from core_jax.config import require
 
+LOWEST_TEMPERATURE = 1e-6  # below it divided logits are no float32
 FLOAT_BITS = 31  # of a float32 that is not negative: as integers they have the same order
 
 
@@ -25,7 +26,8 @@ class LogitFilters:
     repetition_penalty: float = 1.0  # above 1, tokens that are there already, the prompt's too, become less likely
 
     def __post_init__(self):
-        require(self.temperature >= 0, f"--temperature={self.temperature}: expected 0 or more")
+        drawn = self.temperature == 0 or self.temperature >= LOWEST_TEMPERATURE
+        require(drawn, f"--temperature={self.temperature}: expected 0, or {LOWEST_TEMPERATURE} or more")
         require(self.top_k >= 0, f"--top_k={self.top_k}: expected 1 or more, or 0 for all tokens")
         require(0 < self.top_p <= 1, f"--top_p={self.top_p}: expected a probability above 0, at most 1")
         require(0 <= self.min_p <= 1, f"--min_p={self.min_p}: expected a share from 0 to 1")

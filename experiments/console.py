@@ -123,10 +123,19 @@ def parse_flags(
 ) -> Config:
     """Reads flat `--flag=value` arguments into a dataclass (of dataclasses); `switches` may go without a value."""
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+    for flag in flags:
+        check_unicode(flag, "an argument")
     flags = [f"{flag}=True" if flag in switches else _expand_home(flag) for flag in flags]
     if default is None:
         return tyro.cli(kind, args=flags, description=description, config=settings)
     return tyro.cli(kind, args=flags, description=description, default=default, config=settings)
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Raises UserError for bytes that are no UTF-8, which Python lets through as halves of characters."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        raise UserError(f"{name} is not in UTF-8: {shown!r}; convert it, for example with iconv -f latin1 -t utf-8")
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from core_jax.config import require
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
 from experiments import planning
-from experiments.console import console, errors, parse_flags, report, run_command
+from experiments.console import check_unicode, console, errors, parse_flags, report, run_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     lengths = [len(prompt) for prompt in prompts]
     check_lengths(lengths, flags.settings.max_new_tokens, positions)
     shape = Shape.of(lengths, flags.settings, positions, flags.batch_size, mesh)
-    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_ids": gpt.ends}
     generator = Generator(gpt.model, gpt.params, flags.settings, shape, mesh, **pieces)
     generator.compile()
     streams = console.is_terminal and len(texts) * flags.settings.samples * flags.settings.search.beams == 1
@@ -85,7 +85,7 @@ def plan(flags: Generation) -> int:
         lengths = [len(prompt) for prompt in gpt.encode(read_prompts(flags))]
     check_lengths(lengths, settings.max_new_tokens, positions)
     shape = Shape.of(lengths, settings, positions, flags.batch_size, planner.mesh)
-    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_ids": gpt.ends}
     with jax.set_mesh(planner.mesh):  # the type of computation is that of its devices
         Generator(gpt.model, gpt.params, settings, shape, planner.mesh, **pieces).plan(planner)
     return planning.show_calls(planner)
@@ -107,6 +107,8 @@ def read_prompts(flags: Generation) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--file={flags.file} cannot be read ({error}); expected a prompt a line, or -") from error
     check_lengths([len(text.strip()) for text in texts], 0, sys.maxsize)
+    for text in texts:
+        check_unicode(text, "a prompt")
     return texts
 
 

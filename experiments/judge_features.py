@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     check_images(flags.images)
     mesh = parse_mesh(flags.mesh)
     start = open_start(flags.init, mesh, say)
-    config, params = resize_model(start.config, start.params, flags.image_size or start.config.image_size)
+    config, params = resize_model(start.config, start.params, flags.image_size or start.config.image_size, start.method)
     images = dataclasses.replace(flags.images, normalization=start.normalization)
     size: dict[str, Any] = {"height": config.height, "width": config.width_of_image, "channels": config.channels}
     data = open_image_set(images, **size, seed=0)

@@ -83,6 +83,25 @@ def test_prompts_that_fill_up_change_nothing():
         assert [tokens for tokens, _ in beams] == [tokens for tokens, _ in same]
 
 
+def test_what_is_never_written_leaves_the_other_scores_alone():
+    start = toy_prefill(toy_params(), [[7], [2, 2]])
+    settings = BeamSettings(beams=40)  # more than there are continuations of one token: all are found
+    scores = []
+    for never in ((), (3,)):
+        searcher = BeamSearcher(toy_step, take_toy_rows, settings, LogitFilters(), (), never=never)
+        found = search(searcher, toy_params(), start, 1, places=4)
+        scores.append([{tokens[0]: score for tokens, score in beams if np.isfinite(score)} for beams in found])
+    for every, some in zip(*scores, strict=True):
+        assert 3 in every
+        assert some == {token: score for token, score in every.items() if token != 3}
+
+
+@pytest.mark.parametrize("penalty", [float("nan"), -1000.0, float("inf")])
+def test_powers_that_no_float_holds_are_refused(penalty):
+    with pytest.raises(UserError, match="--length_penalty"):
+        BeamSettings(length_penalty=penalty)
+
+
 def test_no_beams_are_refused():
     with pytest.raises(UserError, match="--beams=0: expected 1"):
         BeamSettings(beams=0)

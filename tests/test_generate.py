@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import sys
 from typing import Any
 
@@ -55,7 +56,7 @@ def continuations(init, settings, mesh_text, texts=TEXTS, numbers=None):
     gpt = open_gpt(init, mesh, "float32", print)
     prompts = gpt.encode(texts)
     shape = Shape.of([len(prompt) for prompt in prompts], settings, POSITIONS, 16, mesh)
-    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_ids": gpt.ends}
     generator = Generator(gpt.model, gpt.params, settings, shape, mesh, **pieces)
     found = generator.write(prompts, numbers or range(len(texts)))
     return [[one.tokens for one in several] for several in found]
@@ -66,6 +67,18 @@ SETTINGS = [
     GenerationSettings(max_new_tokens=12, filters=LogitFilters(temperature=1.0, top_p=0.9), samples=2, seed=4),
     GenerationSettings(max_new_tokens=12, search=BeamSettings(beams=3), samples=2),
 ]
+
+
+def test_every_end_that_the_folder_names_ends_a_text(init, capsys, tmp_path):
+    [plain] = run(capsys, init, TEXTS[0])
+    shutil.copytree(init.removeprefix("hf:"), tmp_path / "model")
+    gpt = open_gpt(init, parse_mesh("data:1"), "float32", print)
+    [[tokens]] = continuations(init, GenerationSettings(max_new_tokens=12), "data:1", TEXTS[:1])
+    ends = {"eos_token_id": [gpt.tokenizer.end_id, tokens[3]]}
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(ends))
+    [found] = run(capsys, f"hf:{tmp_path}/model", TEXTS[0])
+    assert (plain["ending"], found["ending"]) == ("length", "end")
+    assert found["text"] == gpt.tokenizer.decode(tokens[: tokens.index(tokens[3])])
 
 
 @pytest.mark.slow
@@ -84,7 +97,7 @@ def test_the_cache_lies_on_the_axes_of_data_and_heads(init):
     mesh = parse_mesh("data:2,fsdp:2,tensor:2")
     gpt, settings = open_gpt(init, mesh, "float32", print), GenerationSettings(max_new_tokens=12)
     shape = Shape.of([3] * 4, settings, POSITIONS, 4, mesh)
-    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_id": gpt.tokenizer.end_id}
+    pieces = {"pieces": gpt.tokenizer.vocab_size, "end_ids": gpt.ends}
     generator = Generator(gpt.model, gpt.params, settings, shape, mesh, **pieces)
     with jax.set_mesh(mesh):
         tokens, valid = map(generator._put, generator._pad([[1, 2, 3]] * 4))
@@ -193,6 +206,8 @@ def test_a_run_of_another_family_is_refused(tmp_path):
         (["a", "--mesh=tensor:4"], "--mesh=.*4"),
         (["a", "--init=hf:/no/such/folder"], "/no/such/folder holds no config.json"),
         (["a", "--init=/no/such/folder"], "/no/such/folder"),
+        (["caf\udce9"], "an argument is not in UTF-8: .*iconv"),
+        (["a", f"--seed={2**32}"], f"--seed={2**32}: expected"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_compiled(init, monkeypatch, capsys, mistake, message):

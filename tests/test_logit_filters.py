@@ -109,6 +109,8 @@ def test_drawn_tokens_follow_the_filtered_distribution(filters):
     "wrong",
     [
         {"temperature": -1.0},
+        {"temperature": 1e-40},
+        {"temperature": float("nan")},
         {"top_k": -1, "temperature": 1.0},
         {"top_p": 0.0, "temperature": 1.0},
         {"top_p": 1.5, "temperature": 1.0},

@@ -70,7 +70,7 @@ def test_what_is_planned_is_what_runs(beams):
     planner, params = Lowered(mesh, parse_topology("v5e-4")), random_params()
     shapes = with_shardings(jax.eval_shape(lambda: params), mesh)
     generators = [
-        Generator(Gpt(CONFIG), given, settings, shape, mesh, pieces=50, end_id=0)
+        Generator(Gpt(CONFIG), given, settings, shape, mesh, pieces=50, end_ids=(0,))
         for given in (shapes, on_mesh(params, mesh))
     ]
     with jax.set_mesh(mesh):

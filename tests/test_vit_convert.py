@@ -17,7 +17,7 @@ from tests.test_weights import assert_same
 from tests.vit_peers import random_vit
 from vit_jax import sample_backbone as shipped
 from vit_jax.config import VitConfig
-from vit_jax.foreign_weights import read_foreign
+from vit_jax.foreign_weights import method_of, read_foreign
 from vit_jax.numpy_weights import write_npz
 from vit_jax.peer_names import hf_table
 from vit_jax.weights import IMAGENET, to_tensors, write_hf
@@ -52,6 +52,25 @@ def test_from_each_kind_of_file_to_each_other_and_back(tmp_path, capsys):
     assert "its readers take erf and 1e-06, this model has tanh and 1e-06" in said
     assert "its readers take tanh and 1e-06, this model has erf and 1e-06" in said
     assert (tmp_path / "first.npz").read_bytes() == (tmp_path / "c.npz").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["npz", "timm"])
+def test_what_a_file_does_not_tell_may_stand_behind_its_name(tmp_path, kind):
+    model = random_vit(dataclasses.replace(CONFIG, image_size="8x32"), None)  # as many patches as of a square
+    write_hf(tmp_path / "a", model)
+    file = f"{kind}:{tmp_path}/b"
+    assert convert.main([f"hf:{tmp_path}/a", file, "--heads=3"]) == 0
+    found = read_foreign(f"{file}?image_size=8x32&heads=3" if kind == "timm" else f"{file}?image_size=8x32")
+    assert found.config.grid == model.config.grid != read_foreign(file, heads=3).config.grid
+    assert found.config.heads == model.config.heads
+    assert_same(found.params, model.params)
+
+
+def test_each_program_interpolates_in_its_way():
+    registers = dataclasses.replace(CONFIG, registers=4)
+    wanted = {"npz:a": "bilinear", "timm:a": "antialiased", "hf:a": "bicubic", "runs/a": "bicubic"}
+    assert {place: method_of(place, CONFIG) for place in wanted} == wanted
+    assert (method_of("hf:a", registers), method_of("runs/a", registers)) == ("antialiased", "bicubic")
 
 
 @pytest.mark.parametrize(

@@ -205,3 +205,10 @@ def test_a_config_without_what_has_defaults(tmp_path):
     change_config(tmp_path / "out", **dict.fromkeys(("layer_norm_eps", "hidden_act", "layerscale_value"), "gone"))
     assert fields["mlp_ratio"] == 2
     assert read_hf(tmp_path / "out").config == dataclasses.replace(DINOV2, pooling="token")
+
+
+def test_grey_images_have_one_mean(tmp_path):
+    model = random_vit(dataclasses.replace(CONFIG, channels=1), 3)
+    write_hf(tmp_path / "out", model)
+    assert json.loads((tmp_path / "out/preprocessor_config.json").read_text())["image_mean"] == [0.5]
+    assert read_hf(tmp_path / "out").mean == model.mean

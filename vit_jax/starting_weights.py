@@ -17,11 +17,11 @@ from core_jax.trained import trained_params
 from core_jax.transformer import stack_layers, unstack_layers
 from core_jax.workdir import read_config
 from vit_jax.config import VitConfig
-from vit_jax.foreign_weights import read_foreign, split_place
+from vit_jax.foreign_weights import UNSAID, method_of, options_of, read_foreign, split_place
 from vit_jax.images_config import NORMALIZATIONS, Normalization
 from vit_jax.mae import MAE_IDENTITY, MaskedAutoencoder, initial_mae_params
 from vit_jax.model import VitForClassification
-from vit_jax.position_tables import resize_model
+from vit_jax.position_tables import Method, resize_model
 from vit_jax.presets import VitPretraining
 from vit_jax.pretraining import open_trained
 
@@ -43,12 +43,14 @@ class Start:
       params: `vit`, and `representation` and `classifier` where it has them; scanned or not, as `config` says.
       classes: names of the classifier's classes, where they are known.
       normalization: of the images that it has seen.
+      method: that interpolates its positions.
     """
 
     config: VitConfig
     params: PyTree
     classes: tuple[str, ...] | None
     normalization: Normalization
+    method: Method = "bicubic"
 
 
 def open_start(init: str, mesh: Mesh, report: Callable[[str], None]) -> Start:
@@ -77,7 +79,8 @@ def _open_foreign(init: str) -> Start:
             f"{init} was trained on images less {found.mean}, by {found.deviation}: only those less one half, and "
             "those less the mean of ImageNet's colours are known here"
         )
-    return Start(found.config, found.params, tuple(found.labels) if found.labels else None, normalization)
+    classes = tuple(found.labels) if found.labels else None
+    return Start(found.config, found.params, classes, normalization, method_of(init, found.config))
 
 
 def _open_encoder(init: str, config: VitPretraining, mesh: Mesh, report: Callable[[str], None]) -> Start:
@@ -115,6 +118,8 @@ def adopt_architecture(config: VitPretraining, report: Callable[[str], None]) ->
     if not config.init:
         return config
     theirs, normalization = architecture_of(config.init)
+    if split_place(config.init)[0] == "timm" and "heads" not in options_of(config.init):
+        report(f"{config.init} does not tell its heads: {theirs.heads} are taken; to say otherwise add ?heads=NUMBER")
     model = {name: getattr(theirs, name) for name in ARCHITECTURE}
     return adopt_fields(config, {"model": model, "images": {"normalization": normalization}}, report)
 
@@ -152,9 +157,11 @@ def load_init(
       UserError: there are none, or they are of another architecture.
     """
     start = open_start(init, mesh, report)
-    if start.config.grid != model.config.grid:
+    if start.config.grid != model.config.grid and start.config.positions == "learned":
         report(f"{init} is for images of {start.config.image_size} pixels: its positions are interpolated")
-    _, params = resize_model(start.config, start.params, model.config.image_size)
+        if _may_be_its_own_size(init, start.config, model.config):
+            report(f"if its images were of {model.config.image_size}, type {init}?image_size={model.config.image_size}")
+    _, params = resize_model(start.config, start.params, model.config.image_size, start.method)
     if start.config.scan_layers != model.config.scan_layers:
         change = stack_layers if model.config.scan_layers else unstack_layers
         params = params | {"vit": params["vit"] | {"encoder": change(params["vit"]["encoder"])}}
@@ -169,6 +176,12 @@ def load_init(
     theirs = by_path(kept | {name: fresh[name] for name in lacking})
     _check_shapes(init, theirs, by_path(fresh))
     return place_like(fresh, theirs, mesh)
+
+
+def _may_be_its_own_size(init: str, theirs: VitConfig, ours: VitConfig) -> bool:
+    """Whether a file that does not tell its grid, and is read as a square, has as many patches as are wanted."""
+    untold = split_place(init)[0] in UNSAID and "image_size" not in options_of(init)
+    return untold and theirs.grid[0] * theirs.grid[1] == ours.grid[0] * ours.grid[1]
 
 
 def _check_shapes(init: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ def square_side(patches: int, source: str) -> int:
     """
     side = round(patches**0.5)
     if side * side != patches:
-        raise UserError(f"{source} has positions of {patches} patches, no square: add --image_size=HEIGHTxWIDTH")
+        raise UserError(f"{source} has positions of {patches} patches, no square: type FILE?image_size=HEIGHTxWIDTH")
     return side
 
 

@@ -190,7 +190,8 @@ def _normalisation(folder: pathlib.Path, family: str) -> tuple[Colours, Colours]
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, deviation = (fields.get(name, value) for name, value in zip(("image_mean", "image_std"), usual, strict=True))
     try:
-        return tuple(map(float, mean)), tuple(map(float, deviation))
+        colours = tuple(map(float, mean)), tuple(map(float, deviation))
+        return colours[0] * (3 // len(colours[0])), colours[1] * (3 // len(colours[1]))  # of grey all are alike
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{folder / PREPROCESSOR} cannot be read ({error}); expected numbers in image_mean and image_std"
@@ -198,6 +199,7 @@ def _normalisation(folder: pathlib.Path, family: str) -> tuple[Colours, Colours]
 
 
 def _preprocessor(model: PretrainedVit) -> dict[str, Any]:
+    colours = 1 if model.config.channels == 1 else len(model.mean)
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -206,6 +208,6 @@ def _preprocessor(model: PretrainedVit) -> dict[str, Any]:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(model.mean),
-        "image_std": list(model.deviation),
+        "image_mean": list(model.mean[:colours]),
+        "image_std": list(model.deviation[:colours]),
     }

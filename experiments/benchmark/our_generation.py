@@ -36,7 +36,7 @@ class OurGeneration:
         mesh, settings = parse_mesh("data:1", jax.devices()[:1]), GenerationSettings(max_new_tokens=NEW)
         lengths = [PROMPT] * work.sequence_length
         shape = Shape.of(lengths, settings, model.config.maximum_positions, work.sequence_length, mesh)
-        pieces = {"pieces": model.config.vocab_size, "end_id": NO_END}
+        pieces = {"pieces": model.config.vocab_size, "end_ids": (NO_END,)}
         return cls(work, model, params, Generator(model, params, settings, shape, mesh, **pieces))
 
     def batches(self) -> dict[str, list[list[list[int]]]]:

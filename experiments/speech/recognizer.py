@@ -179,7 +179,7 @@ class Recognizer:
             state, more = self._writer.advance(self._params, state, keys, jnp.int32(min(CHUNK, limit - done)))
             written.append(np.asarray(more)[: int(state.count) - done])
         tokens = np.concatenate(written)
-        return [before(tokens[:, row].tolist(), self._tokens.end_id) for row in range(len(batch))]
+        return [before(tokens[:, row].tolist(), (self._tokens.end_id,)) for row in range(len(batch))]
 
     def _ask(self, batch: Sequence[Recording], prompts: Sequence[Sequence[int]]) -> tuple[Array, Any]:
         """The logits of what follows each prompt, and the cache."""
