@@ -14,6 +14,7 @@ import numpy as np
 from bert_jax.answers import Answers, collect_answers, predictions
 from bert_jax.finetuning import LabelModel, encode, open_label_model, wanted_columns
 from bert_jax.labelling import make_answers
+from bert_jax.missing_answers import read_may_be_empty
 from bert_jax.model import Head
 from core_jax.config import require
 from core_jax.errors import UserError
@@ -38,6 +39,7 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
     tuned = open_label_model(init, mesh, lambda message: print(message, file=sys.stderr))
     head, needed = tuned.model.head, wanted_columns(tuned.labels, labelled=False)
     answer = make_answers(tuned.model)
+    may_be_empty = read_may_be_empty(init) is not False  # an older folder does not say
     with given_lines(texts, place) as lines:
         numbered = enumerate(lines, start=1)
         while part := list(itertools.islice(numbered, TEXTS_AT_ONCE)):
@@ -53,7 +55,7 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
                 context_column=tuned.labels.text_column,
             )
             assert answers is not None
-            _print(records, answers, tuned)
+            _print(records, answers, tuned, may_be_empty)
     return 0
 
 
@@ -95,11 +97,11 @@ def parse_record(text: str, number: int, head: Head, needed: Sequence[str]) -> d
     return record
 
 
-def _print(records: Sequence[dict[str, Any]], answers: Answers, tuned: LabelModel) -> None:
+def _print(records: Sequence[dict[str, Any]], answers: Answers, tuned: LabelModel, may_be_empty: bool) -> None:
     if jax.process_index() != 0:
         return
     head, shown = tuned.model.head, wanted_columns(tuned.labels, labelled=False)
-    found = predictions(answers, head, tuned.classes, may_be_empty=True)
+    found = predictions(answers, head, tuned.classes, may_be_empty=may_be_empty)
     for record, value, raw in zip(records, found, answers.values, strict=True):
         line = {name: record[name] for name in shown} | {"tags" if head == "token" else "label": value}
         if head in ("classification", "choice"):

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from bert_jax import finetuning
 from bert_jax.answers import baseline, collect_answers, score_answers
 from bert_jax.labelling import make_answers
+from bert_jax.missing_answers import read_may_be_empty
 from core_jax.workdir import write_atomically
 from experiments import tuning_results
 from experiments.console import say
@@ -52,7 +53,7 @@ def score(
     )
     if answers is None:
         return None
-    scores = score_answers(answers, examples, columns, tuned.classes)
+    scores = score_answers(answers, examples, columns, tuned.classes, may_be_empty=read_may_be_empty(init))
     name = data or "validation"
     title = f"{labels.task} in {init}: {len(records):,} examples"
     tuning_results.show_scores(title, labels.task, {name: scores}, baseline(examples))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from bert_jax.answers import best_span
+from bert_jax.answers import Answers, Span, best_span, score_answers
 from bert_jax.labelled_rows import IGNORED
 from bert_jax.labelled_texts import class_names, encode_examples, join_pair
 from core_jax.errors import UserError
@@ -78,6 +78,16 @@ def test_the_best_span_is_found_by_trying_all():
         assert span.text == context[window.places[i][0] : window.places[j][1]]
         assert span.score == pytest.approx(value)
         assert span.no_answer_score == pytest.approx(logits[:, 0].sum())
+
+
+@pytest.mark.parametrize(("may_be_empty", "f1"), [(True, 0), (False, 1), (None, 1)])
+def test_what_was_learnt_decides_whether_there_may_be_no_answer(may_be_empty, f1):
+    question = {"text": "w1 w2", "second": "w3", "label": {"text": ["w2"], "answer_start": [3]}}
+    found = encode_examples(
+        [question], tokenizer(), head="span", columns=columns("span"), classes=[], sequence_length=LENGTH
+    )
+    unsure = Answers(0.0, [Span("w2", score=1.0, no_answer_score=2.0)])
+    assert score_answers(unsure, found, columns("span"), [], may_be_empty=may_be_empty)["f1"] == f1
 
 
 def test_class_names_are_in_order():
