@@ -169,6 +169,7 @@ def answer_characters(record: Record, number: int, context: str, answers: Mappin
 
 
 def _misfit(record, number, column, expected) -> UserError:
-    shown = repr(record[column])
+    value = record[column]
+    shown = "nothing (null)" if value is None else repr(value)
     shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "..."
     return UserError(f"{place_of(record, number)}: column {column!r} holds {shown}; expected {expected}")

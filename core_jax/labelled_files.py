@@ -70,17 +70,17 @@ def json_records(file: epath.Path, columns: Sequence[str]) -> Iterator[Record]:
         empty = next((name for name in columns if row[name] is None), None)
         if empty is not None:
             raise UserError(f"{place}: column {empty!r} is null; expected text, a number or a list")
-        values = {name: _whole_characters(row[name]) if "\\u" in line else row[name] for name in columns}
+        values = {name: whole_characters(row[name]) if "\\u" in line else row[name] for name in columns}
         yield PlacedRecord(place, values)
 
 
-def _whole_characters(value: Any) -> Any:
+def whole_characters(value: Any) -> Any:
     """JSON can spell halves of characters, which nothing can write down again."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, list):
-        return [_whole_characters(part) for part in value]
-    return {name: _whole_characters(part) for name, part in value.items()} if isinstance(value, dict) else value
+        return [whole_characters(part) for part in value]
+    return {name: whole_characters(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def comma_records(file: epath.Path, columns: Sequence[str]) -> Iterator[Record]:

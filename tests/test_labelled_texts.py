@@ -164,7 +164,11 @@ def test_class_names_are_in_order():
         ("token", {"text": ["w1"], "label": ["B-y"]}, "B-y.*expected one of O, B-x"),
         ("token", {"text": "w1 w2", "label": "O"}, "2 words and 1 tags"),
         ("token", {"text": 7, "label": ["O"]}, "column 'text' holds 7; expected a list"),
-        ("classification", {"text": None, "second": "w2", "label": "low"}, "column 'text' holds None; expected text"),
+        (
+            "classification",
+            {"text": None, "second": "w2", "label": "low"},
+            "column 'text' holds nothing .null.; expected text",
+        ),
         ("regression", {"text": "w1", "second": ["w2"], "label": 1}, r"column 'second' holds \['w2'\]; expected text"),
         ("choice", {"text": "w1", "a": "w2", "b": "w3", "label": 2}, "label '2'.*from 0 to 1"),
         ("choice", {"text": "w1", "a": "w2", "b": "w3", "label": "\u2460"}, "label '\u2460'.*from 0 to 1"),
