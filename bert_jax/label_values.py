@@ -1,6 +1,6 @@
 """What stands in the columns of a labelled record: texts, words, classes, numbers and answers.
 
-A mistake is named with the record's place in its file, or where it has none with its number. Columns: of one record.
+A mistake is named with the record's place in its file or dataset, or where it has none with its number.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ ANSWERS = (
 
 
 def place_of(record: Record, number: int) -> str:
-    """Where a record stands, for messages; `number` of its set, from 0, where it comes from no file."""
+    """Where a record stands, for messages; `number` of its set, from 0, where it has no place."""
     return record.place if isinstance(record, PlacedRecord) else f"example {number + 1}"
 
 

@@ -19,7 +19,7 @@ DOCUMENT_MARK = "-DOCSTART-"  # CoNLL-2003 begins each document with a line of i
 
 
 class PlacedRecord(Record):
-    """A record that knows where it stands in the user's files, for messages."""
+    """A record that knows where it stands in its file or dataset, for messages."""
 
     __slots__ = ("place",)
 

@@ -172,6 +172,8 @@ def test_dataset(data_dir):
             "answers": {"text": ["ü"], "kind": ["I-X"]},
         }
     ]
+    (record,) = read_records("tfds:own_dataset", ["label"], data_dir=data_dir)
+    assert getattr(record, "place", "") == "example 0 of train of tfds:own_dataset"
     unlabelled = read_records("tfds:own_dataset", ["score", "tags", "answers"], split="unlabelled", data_dir=data_dir)
     assert unlabelled == [{"score": 2.0, "tags": [], "answers": {"text": [], "kind": []}}]
 
