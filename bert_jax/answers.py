@@ -16,6 +16,7 @@ from jaxtyping import Float32, PyTree
 
 from bert_jax.labelled_rows import IGNORED, scoring_batches
 from bert_jax.labelled_texts import Columns, LabelledExamples
+from bert_jax.missing_answers import right_answers
 from bert_jax.model import Head
 from bert_jax.scores import (
     answer_scores,
@@ -186,27 +187,36 @@ def predictions(answers: Answers, head: Head, classes: Sequence[str], *, may_be_
 
 
 def score_answers(
-    answers: Answers, examples: LabelledExamples, columns: Columns, classes: Sequence[str]
+    answers: Answers,
+    examples: LabelledExamples,
+    columns: Columns,
+    classes: Sequence[str],
+    *,
+    may_be_empty: bool | None = None,
 ) -> dict[str, float]:
-    """The scores of a task on labelled examples, the loss among them."""
+    """The scores of a task on labelled examples, the loss among them.
+
+    Args:
+      answers: of the model.
+      examples: that it was asked about.
+      columns: where the labels stand.
+      classes: names of the labels.
+      may_be_empty: of spans, whether the model learnt to give no answer; None: as the examples have it.
+    """
     head = examples.texts.head
-    said: list[Any] = [record[columns.label] for record in examples.records]
     if head == "span":
-        scores = _score_spans(answers, _right_spans(said))
+        scores = _score_spans(answers, right_answers(examples, columns.label), may_be_empty)
     elif head == "token":
         scores = entity_scores(_right_tags(examples, classes), predictions(answers, head, classes))
     elif head == "regression":
-        scores = regression_scores(np.array([float(label) for label in said]), np.array(answers.values))
+        right = np.array([float(record[columns.label]) for record in examples.records])
+        scores = regression_scores(right, np.array(answers.values))
     else:
         size = examples.texts.texts_per_example
         right = np.array(examples.texts.labels[::size])
         chosen = np.array([int(logits.argmax()) for logits in answers.values])
         scores = classification_scores(right, chosen, columns.choices if head == "choice" else classes)
     return {"loss": answers.loss} | scores
-
-
-def _right_spans(said: Sequence[Any]) -> list[list[str]]:
-    return [[str(text) for text in label["text"]] for label in said]
 
 
 def _right_tags(examples: LabelledExamples, classes: Sequence[str]) -> list[list[str]]:
@@ -216,15 +226,17 @@ def _right_tags(examples: LabelledExamples, classes: Sequence[str]) -> list[list
     return tags
 
 
-def _score_spans(answers: Answers, right: list[list[str]]) -> dict[str, float]:
-    """Where questions may have no answer, also the F1 with the best threshold, which is chosen on these examples."""
+def _score_spans(answers: Answers, right: list[list[str]], may_be_empty: bool | None) -> dict[str, float]:
+    """Where questions have no answer, also the F1 with the best threshold, which is chosen on these examples."""
+    some_missing = not all(right)
+    given = predictions(answers, "span", (), may_be_empty=some_missing if may_be_empty is None else may_be_empty)
+    scores = answer_scores(right, given)
+    if not some_missing:
+        return scores
     spans: Sequence[Span] = answers.values
-    if all(right):
-        return answer_scores(right, [span.text for span in spans])
-    given = predictions(answers, "span", (), may_be_empty=True)
     gaps = [span.no_answer_score - span.score for span in spans]
     threshold, best = best_no_answer_threshold(right, [span.text for span in spans], gaps)
-    return answer_scores(right, given) | {"best_f1": best, "best_threshold": threshold}
+    return scores | {"best_f1": best, "best_threshold": threshold}
 
 
 def baseline(examples: LabelledExamples) -> float | None:
@@ -254,7 +266,7 @@ def blind_score(examples: LabelledExamples, columns: Columns, classes: Sequence[
     if head == "regression":
         return "pearson", 0.0
     if head == "span":
-        right = _right_spans([record[columns.label] for record in examples.records])
+        right = right_answers(examples, columns.label)
         return "f1", answer_scores(right, [""] * len(right))["f1"]
     if head == "token":
         right = _right_tags(examples, classes)

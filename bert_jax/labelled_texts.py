@@ -5,21 +5,32 @@ nothing is cut off: they go on in further texts.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32
 
+from bert_jax.label_values import (
+    Record,
+    answer_characters,
+    answers_in,
+    classes_in,
+    label_name,
+    number_in,
+    place_of,
+    text_in,
+    with_values,
+    words_in,
+)
 from bert_jax.labelled_rows import IGNORED, LabelledTexts
 from bert_jax.model import Head
 from bert_jax.tokenizer import Tokenizer
 from core_jax.config import require
-from core_jax.errors import UserError
 
-Record = Mapping[str, Any]
 LONGEST_QUESTION = 64  # tokens; Devlin et al. 2018, run_squad.py
 NO_LABEL = "no label"
+NUMBER = re.compile(r"-?\d{1,18}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +63,21 @@ class LabelledExamples:
 
 
 def class_names(records: Sequence[Record], head: Head, column: str) -> list[str]:
-    """The labels that occur, in order: numbers by their size, words by the alphabet."""
-    labels = (
-        {_name(record[column]) for record in records}
-        if head == "classification"
-        else {_name(tag) for record in records for tag in record[column]}
-    )
-    numbers = all(label.lstrip("-").isdigit() for label in labels)
-    return sorted(labels, key=int) if numbers else sorted(labels)
+    """The labels that occur, in order: numbers by their size, words by the alphabet.
 
-
-def _name(label: Any) -> str:
-    if isinstance(label, (float, np.floating)) and float(label).is_integer():
-        label = int(label)
-    return label.decode() if isinstance(label, bytes) else str(label)
+    Args:
+      records: with labels.
+      head: of classes of texts or of words.
+      column: of the labels.
+    Raises:
+      UserError: a label is empty, or those of words are no list or text.
+    """
+    of_words = head == "token"
+    labels = {
+        name for number, record in enumerate(records) for name in classes_in(record, number, column, of_words=of_words)
+    }
+    numbers = all(NUMBER.fullmatch(label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 
 
 def encode_examples(
@@ -91,7 +103,7 @@ def encode_examples(
       stride: tokens between the beginnings of two windows of one context.
       labelled: whether the records have labels.
     Raises:
-      UserError: a label is none of the classes or no number, or an answer is not in its context.
+      UserError: a text is none, a label none of the classes or no number, or an answer is not in its context.
     """
     if head == "token":
         return _encode_words(records, tokenizer, columns, classes, sequence_length, labelled)
@@ -104,8 +116,8 @@ def _encode_texts(records, tokenizer, head, columns, classes, sequence_length, l
     """Of classification, regression and choices."""
     seconds = columns.choices if head == "choice" else (columns.second,) if columns.second else ()
     size = len(columns.choices) if head == "choice" else 1
-    firsts = tokenizer.encode([str(record[columns.text]) for record in records])
-    others = [tokenizer.encode([str(record[name]) for record in records]) for name in seconds]
+    firsts = tokenizer.encode(_texts_in(records, columns.text))
+    others = [tokenizer.encode(_texts_in(records, name)) for name in seconds]
     tokens, lengths, cut = [], [], 0
     for number, first in enumerate(firsts):
         for other in [second[number] for second in others] or [None]:
@@ -125,6 +137,10 @@ def _encode_texts(records, tokenizer, head, columns, classes, sequence_length, l
         tokenizer.pad_id,
     )
     return LabelledExamples(records, texts, cut)
+
+
+def _texts_in(records, column):
+    return [text_in(record, number, column) for number, record in enumerate(records)]
 
 
 def join_pair(
@@ -156,45 +172,33 @@ def _read_labels(records, head, columns, classes):
     places = {name: number for number, name in enumerate(classes)}
     labels = []
     for number, record in enumerate(records):
-        label = record[columns.label]
+        if head == "regression":
+            labels.append(number_in(record, number, columns.label))
+            continue
+        label = label_name(record[columns.label])
+        given = f"{place_of(record, number)} has the label {label!r} in column {columns.label!r}"
         if head == "classification":
-            require(
-                _name(label) in places,
-                f"example {number + 1} has the label {_name(label)!r} in column {columns.label!r}; "
-                f"expected one of {', '.join(classes)}",
-            )
-            labels.append(places[_name(label)])
-        elif head == "choice":
-            wanted = _name(label)
-            right = wanted.isdigit() and int(wanted) < len(columns.choices)
-            expected = f"expected a number from 0 to {len(columns.choices) - 1}"
-            require(right, f"example {number + 1} has the label {wanted!r} in column {columns.label!r}; {expected}")
-            labels.append(int(wanted))
+            require(label in places, f"{given}; expected one of {', '.join(classes)}")
+            labels.append(places[label])
         else:
-            labels.append(_number(label, number, columns.label))
+            right = NUMBER.fullmatch(label) and 0 <= int(label) < len(columns.choices)
+            require(bool(right), f"{given}; expected a number from 0 to {len(columns.choices) - 1}")
+            labels.append(int(label))
     return labels
-
-
-def _number(label, number, column):
-    try:
-        value = float(label)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not np.isfinite(value):
-        raise UserError(f"example {number + 1} has {label!r} in column {column!r}; expected a number")
-    return value
 
 
 def _encode_words(records, tokenizer, columns, classes, sequence_length, labelled):
     places = {name: number for number, name in enumerate(classes)}
+    records = [_with_words(record, number, columns, labelled) for number, record in enumerate(records)]
     encoded = iter(tokenizer.encode([str(word) for record in records for word in record[columns.text]]))
     room, tokens, labels, examples, starts = sequence_length - 2, [], [], [], []
     for number, record in enumerate(records):
         words = [next(encoded) or [tokenizer.unknown_id] for _ in record[columns.text]]
-        tags = [_name(tag) for tag in record[columns.label]] if labelled else [NO_LABEL] * len(words)
-        require(len(tags) == len(words), f"example {number + 1} has {len(words)} words and {len(tags)} tags")
+        tags = record[columns.label] if labelled else [NO_LABEL] * len(words)
+        require(len(tags) == len(words), f"{place_of(record, number)} has {len(words)} words and {len(tags)} tags")
         unknown = [tag for tag in tags if labelled and tag not in places]
-        require(not unknown, f"example {number + 1} has the tag {unknown[:1]}; expected one of {', '.join(classes)}")
+        wanted = ", ".join(classes)
+        require(not unknown, f"{place_of(record, number)} has the tag {unknown[:1]}; expected one of {wanted}")
         pieces = [word[:room] for word in words]
         for group in _groups([len(piece) for piece in pieces], room):
             ids, own, first = [tokenizer.start_id], [IGNORED], []
@@ -219,6 +223,14 @@ def _encode_words(records, tokenizer, columns, classes, sequence_length, labelle
     return LabelledExamples(records, texts, 0, words=starts)
 
 
+def _with_words(record, number, columns, labelled):
+    """A record with lists of words and of tags."""
+    lists = {columns.text: words_in(record, number, columns.text)}
+    if labelled:
+        lists[columns.label] = classes_in(record, number, columns.label, of_words=True)
+    return with_values(record, lists)
+
+
 def _groups(sizes, room):
     """Neighbours together, as many as fit; one empty group where there is nothing."""
     groups, used = [[]], 0
@@ -232,11 +244,15 @@ def _groups(sizes, room):
 
 
 def _encode_contexts(records, tokenizer, columns, sequence_length, stride, labelled):
-    questions = tokenizer.encode([str(record[columns.second]) for record in records])
-    contexts = tokenizer.encode_with_places([str(record[columns.text]) for record in records])
+    if labelled:
+        column = columns.label
+        records = [with_values(each, {column: answers_in(each, i, column)}) for i, each in enumerate(records)]
+    questions = tokenizer.encode(_texts_in(records, columns.second))
+    contexts = tokenizer.encode_with_places(_texts_in(records, columns.text))
     tokens, first, examples, labels, windows, cut = [], [], [], [], [], 0
     for number, (record, question, (ids, places)) in enumerate(zip(records, questions, contexts, strict=True)):
-        answer = _answer(record, number, columns) if labelled else None
+        context = str(record[columns.text])
+        answer = answer_characters(record, number, context, record[columns.label]) if labelled else None
         cut += len(question) > LONGEST_QUESTION
         question = question[: min(LONGEST_QUESTION, sequence_length // 2)]
         room = sequence_length - len(question) - 3
@@ -261,25 +277,6 @@ def _encode_contexts(records, tokenizer, columns, sequence_length, stride, label
         tokenizer.pad_id,
     )
     return LabelledExamples(records, texts, cut, windows=windows)
-
-
-def _answer(record, number, columns):
-    """The first answer's characters in the context, or None where there is none.
-
-    Raises:
-      UserError: the context does not hold it there.
-    """
-    answers = record[columns.label]
-    if not len(answers["text"]):
-        return None
-    text, start = _name(answers["text"][0]), int(answers["answer_start"][0])
-    found = str(record[columns.text])[start : start + len(text)]
-    require(
-        found == text,
-        f"example {number + 1}: the answer {text!r} does not stand at character {start} of its context "
-        f"(there stands {found!r}); expected answer_start to count characters from 0",
-    )
-    return (start, start + len(text)) if text else None
 
 
 def _span_in(window, answer):

@@ -17,7 +17,8 @@ from sklearn import metrics
 
 ZERO: Any = 0  # where nothing was given or nothing wanted; scikit-learn takes numbers, its default is a word
 OUTSIDE = "O"
-PREFIXES = ("B-", "I-", "E-", "S-")  # first, inner and last word of an entity, and its only one
+# First, inner and last word of an entity, and its only one; with its type, or alone where there is but one.
+ENTITY_TAG = re.compile(r"[BIES](-.*)?")
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -50,14 +51,14 @@ def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     are all read, and so is what a model gets wrong.
 
     Args:
-      tags: B-TYPE, I-TYPE, E-TYPE, S-TYPE of each word; anything else is outside.
+      tags: B-TYPE, I-TYPE, E-TYPE, S-TYPE of each word, or B, I, E, S; anything else is outside.
     Returns:
-      (type, first word, word after the last), in order.
+      (type, first word, word after the last), in order; the type is empty where tags name none.
     Source: conlleval of Tjong Kim Sang and De Meulder 2003, https://aclanthology.org/W03-0419
     """
     spans, start, prefix_before, kind_before = [], 0, OUTSIDE, ""
     for place, tag in enumerate([*tags, OUTSIDE]):
-        prefix, kind = (tag[0], tag[2:]) if tag.startswith(PREFIXES) else (OUTSIDE, "")
+        prefix, kind = (tag[0], tag[2:]) if ENTITY_TAG.fullmatch(tag) else (OUTSIDE, "")
         begins = prefix != OUTSIDE and (prefix in "BS" or prefix_before in "ESO" or kind != kind_before)
         if prefix_before != OUTSIDE and (begins or prefix == OUTSIDE):
             spans.append((kind_before, start, place))
@@ -73,9 +74,9 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
       gold: the right tags of each sentence.
       predicted: the tags given, as many.
     Returns:
-      accuracy, of words. Where tags begin with B- or I-: precision, recall and f1 of entities, which are right only as
-      a whole, and macro_f1, the mean of their types' f1; 0 where there is no entity. Of other tags, as parts of speech:
-      macro_f1, the mean of their f1, and f1, which over all words is the accuracy.
+      accuracy, of words. Where tags name entities (B-, I-, E-, S-, or these letters alone): precision, recall and f1 of
+      entities, which are right only as a whole, and macro_f1, the mean of their types' f1; 0 where there is no entity.
+      Of other tags, as parts of speech: macro_f1, the mean of their f1, and f1, which over all words is the accuracy.
     Raises:
       ValueError: not as many tags as there are words.
     Source: equal to seqeval (https://github.com/chakki-works/seqeval) in its default mode
@@ -83,7 +84,7 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
     accuracy = sum(right == given for right, given in pairs) / max(1, len(pairs))
     names = {tag for pair in pairs for tag in pair}
-    if names - {OUTSIDE} and not any(name.startswith(("B-", "I-")) for name in names):
+    if not _name_entities(names - {OUTSIDE}):
         rights, givens = zip(*pairs, strict=True)
         macro = metrics.f1_score(rights, givens, average="macro", zero_division=ZERO)
         return _floats({"accuracy": accuracy, "macro_f1": macro, "f1": accuracy})
@@ -100,6 +101,11 @@ def entity_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
         "f1": _f1(right, given, wanted),
         "macro_f1": sum(f1s) / max(1, len(f1s)),
     }
+
+
+def _name_entities(names: set[str]) -> bool:
+    """Where any begins with B- or I-, or all are as of entities: parts of speech may be a letter too."""
+    return any(name.startswith(("B-", "I-")) for name in names) or all(map(ENTITY_TAG.fullmatch, names))
 
 
 def _places(sentences: Sequence[Sequence[str]]) -> set[tuple[str, int, int, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from core_jax.config import require
 from core_jax.errors import UserError
-from core_jax.labelled_files import READERS, Record, check_columns
+from core_jax.labelled_files import READERS, PlacedRecord, Record, check_columns
 from core_jax.prepared_datasets import check_split, dataset_rows, described_dataset, prepared_dataset
 from core_jax.sources import misunderstood
 from core_jax.text_files import matching_files
@@ -139,17 +139,16 @@ def _require_examples(found: bool, data: str, split: str | None = None) -> None:
 def _dataset_records(builder: Any, data: str, columns: Sequence[str], split: str) -> Iterator[Record]:
     features = builder.info.features
     for number, row in dataset_rows(builder, split, 0, len(builder.as_data_source(split))):
-        record = {}
+        place = f"example {number} of {split} of {data}"
+        record = PlacedRecord(place, {})
         for name in columns:
             try:
                 record[name] = _plain(features[name], row[name])
             except UnicodeDecodeError as error:
-                raise UserError(
-                    f"example {number} of {split} of {data}, column {name!r}, is not UTF-8: {error}"
-                ) from None
+                raise UserError(f"{place}, column {name!r}, is not UTF-8: {error}") from None
             except _NoClassError as error:
                 raise UserError(
-                    f"example {number} of {split} of {data} has no label: column {name!r} holds {error}. Choose a "
+                    f"{place} has no label: column {name!r} holds {error}. Choose a "
                     "split whose examples are labelled, with --data_split or --validation_split"
                 ) from None
         yield record

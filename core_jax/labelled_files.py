@@ -18,6 +18,17 @@ QUESTION_COLUMNS = ("id", "question", "context", "answers")
 DOCUMENT_MARK = "-DOCSTART-"  # CoNLL-2003 begins each document with a line of it
 
 
+class PlacedRecord(Record):
+    """A record that knows where it stands in its file or dataset, for messages."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: str, values: Record):
+        """Of values by column, at a `place` such as reviews.csv:7."""
+        super().__init__(values)
+        self.place = place
+
+
 def check_columns(place: str, wanted: Sequence[str], found: Collection[str]) -> None:
     """Raises where a column is missing.
 
@@ -59,16 +70,17 @@ def json_records(file: epath.Path, columns: Sequence[str]) -> Iterator[Record]:
         empty = next((name for name in columns if row[name] is None), None)
         if empty is not None:
             raise UserError(f"{place}: column {empty!r} is null; expected text, a number or a list")
-        yield {name: _whole_characters(row[name]) if "\\u" in line else row[name] for name in columns}
+        values = {name: whole_characters(row[name]) if "\\u" in line else row[name] for name in columns}
+        yield PlacedRecord(place, values)
 
 
-def _whole_characters(value: Any) -> Any:
+def whole_characters(value: Any) -> Any:
     """JSON can spell halves of characters, which nothing can write down again."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, list):
-        return [_whole_characters(part) for part in value]
-    return {name: _whole_characters(part) for name, part in value.items()} if isinstance(value, dict) else value
+        return [whole_characters(part) for part in value]
+    return {name: whole_characters(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def comma_records(file: epath.Path, columns: Sequence[str]) -> Iterator[Record]:
@@ -107,7 +119,7 @@ def _table_records(file, columns, reader) -> Iterator[Record]:
             continue
         if len(row) != len(header):
             raise UserError(f"{file}:{number}: {len(row)} columns; the first line names {len(header)}: {header}")
-        yield {name: row[place] for name, place in places.items()}
+        yield PlacedRecord(f"{file}:{number}", {name: row[place] for name, place in places.items()})
 
 
 def _table_rows(file, reader) -> Iterator[tuple[int, list[str]]]:
@@ -137,19 +149,21 @@ def tagged_records(file: epath.Path, columns: Sequence[str]) -> Iterator[Record]
     """
     check_columns(str(file), columns, ("tokens", "tags"))
     sentence: list[tuple[str, str]] = []
+    first = 0  # line of the sentence's first word
     for number, (_, line) in enumerate(decoded_lines(file, 0), start=1):
         line = line.strip(" \r\n")
         parts = re.split(r"\t" if "\t" in line else " +", line)
         if not line.strip("\t") or parts[0] == DOCUMENT_MARK:
             if sentence:
-                yield _tagged(sentence, columns)
+                yield PlacedRecord(f"{file}:{first}", _tagged(sentence, columns))
             sentence = []
             continue
         if "tags" in columns and (len(parts) == 1 or not parts[-1]):
             raise UserError(f"{file}:{number}: no tag in {line[:60]!r}; expected a word, a blank or tab, and its tag")
+        first = first if sentence else number
         sentence.append((parts[0], parts[-1]))
     if sentence:
-        yield _tagged(sentence, columns)
+        yield PlacedRecord(f"{file}:{first}", _tagged(sentence, columns))
 
 
 def _tagged(sentence, columns):
@@ -178,7 +192,8 @@ def question_records(file: epath.Path, columns: Sequence[str]) -> Iterator[Recor
         raise UserError(f'{file} is not a file of SQuAD; expected {{"data": [{{"paragraphs": [...]}}]}}')
     for number, article in enumerate(content["data"], start=1):
         try:
-            yield from _questions(article, columns)
+            for place, record in enumerate(_questions(article, columns), start=1):
+                yield PlacedRecord(f"{file}, question {place} of article {number}", record)
         except (KeyError, TypeError) as error:
             wrong = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{file}, article {number}, is not as in SQuAD: {wrong}") from None

@@ -34,7 +34,9 @@ class Prediction:
     beams: int = 0  # of a translator: translations followed at once; 1: greedy; 0: as many as it was scored with
     # of a translator: power of the length that the log probability of a translation is divided by
     length_penalty: float | None = None
-    input: str = ""  # of a fine-tuned model: a file with a text or JSON object a line; - is standard input
+    # of a fine-tuned model: a file with a text or JSON object a line; - is standard input. Where the first line is
+    # plain text, a blank line is an empty text; among JSON objects, and for a translator, it counts for nothing
+    input: str = ""
     # of a translator: compile what would be computed for a TPU slice that is not here, such as v5e-4, for full batches
     # of its longest sentences; report, do not translate
     plan: str = ""

@@ -15,7 +15,7 @@ from core_jax.sharding import check_mesh, parse_mesh
 from experiments import planning
 from experiments.console import report
 from experiments.finetune_translation import translate
-from experiments.label_texts import given_lines
+from experiments.text_lines import given_lines
 from experiments.trained_translators import ROWS, batch_translator, open_trained, open_vocabulary, read_config_of
 
 AT_ONCE = 512  # lines that are read before they are translated, those of similar lengths together
@@ -44,14 +44,14 @@ def translate_lines(
     penalty = config.length_penalty if length_penalty is None else length_penalty
     config = dataclasses.replace(config, beams=beams or config.beams, length_penalty=penalty)
     translator = None  # made for the first lines, and compiled once for all
-    with given_lines(texts, place) as lines:
-        for part in _parts(lines):
-            require(all(text.strip() for text in part), f"a text is empty; {example}")
-            translator = translator or batch_translator(trained.model, trained.params, config, devices, len(part))
-            found = translate(translator, tokenizer, part, config.pairs.sequence_length)
-            for text, translation in zip(part, found, strict=True):
-                if jax.process_index() == 0:
-                    report(json.dumps({"text": text, "translation": translation}, ensure_ascii=False))
+    lines = (text for _, text in given_lines(texts, place) if texts or text.strip())
+    for part in _parts(lines):
+        require(all(text.strip() for text in part), f"a text is empty; {example}")
+        translator = translator or batch_translator(trained.model, trained.params, config, devices, len(part))
+        found = translate(translator, tokenizer, part, config.pairs.sequence_length)
+        for text, translation in zip(part, found, strict=True):
+            if jax.process_index() == 0:
+                report(json.dumps({"text": text, "translation": translation}, ensure_ascii=False))
     return 0
 
 

@@ -16,6 +16,7 @@ from bert_jax.finetuning_config import BertFinetuning
 from bert_jax.labelled_rows import labelled_batches
 from bert_jax.labelled_texts import LabelledExamples
 from bert_jax.labelling import ModelForLabels, initial_label_params, make_answers
+from bert_jax.missing_answers import save_may_be_empty, some_are_missing
 from bert_jax.pretraining import identity
 from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
 from core_jax.checkpoints import Checkpoints
@@ -72,6 +73,11 @@ class Run:
         return finetuning.metric_of(self.config.labels)
 
     @functools.cached_property
+    def may_be_empty(self) -> bool | None:
+        """Of a span task, whether the model learns to give no answer."""
+        return some_are_missing(self.material.train, self.config.labels.label_column)
+
+    @functools.cached_property
     def answer(self) -> Callable[..., Any]:
         """Compiled once for all runs of a command."""
         model: Any = self.model
@@ -93,7 +99,7 @@ class Run:
     def score(self, answers: Answers, examples: LabelledExamples) -> dict[str, float]:
         """Scores of answers to examples."""
         columns = finetuning.columns_of(self.config.labels)
-        return score_answers(answers, examples, columns, self.material.classes)
+        return score_answers(answers, examples, columns, self.material.classes, may_be_empty=self.may_be_empty)
 
 
 @functools.lru_cache(maxsize=8)
@@ -164,6 +170,7 @@ def starting_state(run: Run) -> tuple[Checkpoints, State]:
         say(f"{run.workdir}: {_describe(run, params)}; fresh: {', '.join(fresh)}")
     if jax.process_index() == 0:
         finetuning.save_label_model(run.workdir, run.model, material.start.tokenizer, material.classes)
+        save_may_be_empty(run.workdir, run.may_be_empty)
     return checkpoints, state
 
 

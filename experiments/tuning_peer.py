@@ -25,6 +25,7 @@ from bert_jax.finetuning_config import BertFinetuning
 from bert_jax.labelled_rows import IGNORED, LabelledTexts, batches_by_length, draw_examples
 from bert_jax.labelled_texts import LabelledExamples
 from bert_jax.labelling import initial_label_params
+from bert_jax.missing_answers import some_are_missing
 from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
 from bert_jax.weights import LABEL_ARCHITECTURES, Imported, output_names, read_hf, write_hf
 from core_jax.config import require
@@ -66,7 +67,8 @@ def train(config: BertFinetuning) -> dict[str, Any]:
     classes = finetuning.classes_of(labels, records, validation)
     model = initial_model(config, start, classes)
     torch.manual_seed(config.tuning.seed)
-    data = finetuning.encode(labels, records, start.tokenizer, classes, weigh=True).texts
+    taught = finetuning.encode(labels, records, start.tokenizer, classes, weigh=True)
+    data, may_be_empty = taught.texts, some_are_missing(taught, labels.label_column)
     sets = {"validation": validation} | others
     sets = {name: finetuning.encode(labels, rows, start.tokenizer, classes) for name, rows in sets.items()}
     size, columns = config.tuning.global_batch_size, finetuning.columns_of(labels)
@@ -87,7 +89,7 @@ def train(config: BertFinetuning) -> dict[str, Any]:
         found = {}
         for name, examples in sets.items():
             answers = ask(model, examples, size * 2, labels.text_column)
-            found[name] = score_answers(answers, examples, columns, classes)
+            found[name] = score_answers(answers, examples, columns, classes, may_be_empty=may_be_empty)
         curve.append({"step": step + 1, "training_loss": float(np.mean(losses)), **found["validation"]})
         losses = []
         texts = (f"{name} {format_value(name, value)}" for name, value in found["validation"].items())

@@ -107,6 +107,25 @@ def test_every_head_from_training_to_prediction(place, tmp_path, head, capsys):
         assert np.isfinite(found["label"])
 
 
+@pytest.mark.slow
+def test_predict_answers_every_question_where_all_have_an_answer(place, tmp_path, capsys):
+    rows = [line for line in (place / "span.jsonl").read_text().splitlines() if json.loads(line)["label"]["text"]]
+    (tmp_path / "answered.jsonl").write_text("\n".join(rows))
+    run, questions = tmp_path / "run", [json.dumps({"text": "w1 w2", "second": f"w{n}"}) for n in range(20)]
+    changes = {"data": f"jsonl:{tmp_path}/answered.jsonl", "learning_rate": 0, "epochs": 1}
+    assert finetune.main(flags("span", place, run, **changes)) == 0
+    assert json.loads((run / "labels.json").read_text())["may_be_empty"] is False
+    capsys.readouterr()
+
+    def answers():
+        assert predict.main([f"--init={run}", *questions]) == 0
+        return [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
+
+    assert all(answers())
+    (run / "labels.json").write_text('{"classes": []}')  # as older versions wrote it: any may be without
+    assert not all(answers())
+
+
 def test_predict_reads_files_and_standard_input(place, tmp_path, monkeypatch, capsys):
     texts = [json.dumps({"text": text, "second": "w3"}) for text in ("w1 w2", "w20s w4", "w7")]
     (tmp_path / "texts.jsonl").write_text("\n".join([*texts, ""]))

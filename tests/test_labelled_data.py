@@ -58,6 +58,23 @@ def test_tabs_need_no_quotation_marks(tmp_path):
     assert found == [{"label": "1", "sentence": '"He said, so.'}, {"label": "0", "sentence": "'s \" "}]
 
 
+def test_records_of_files_know_their_place(tmp_path):
+    files = {
+        "a.jsonl": ('\n{"a": 1}\n\n{"a": 2}\n', ["a"], [2, 4]),
+        "a.csv": ('a\n"two\nlines"\nb\n', ["a"], [2, 4]),
+        "a.conll": ("\nx O\ny O\n\nz O\n", ["tokens", "tags"], [2, 5]),
+    }
+    for name, (content, columns, numbers) in files.items():
+        (tmp_path / name).write_text(content)
+        found = read_records(f"{name[2:]}:{tmp_path}/{name}", columns)
+        assert [getattr(record, "place", "") for record in found] == [f"{tmp_path}/{name}:{n}" for n in numbers]
+    (tmp_path / "dev.json").write_text(json.dumps(SQUAD))
+    places = [getattr(record, "place", "") for record in read_records(f"squad:{tmp_path}/dev.json", ["question"])]
+    assert places == [
+        f"{tmp_path}/dev.json, question {number} of article {n}" for n, number in ((1, 1), (1, 2), (2, 1))
+    ]
+
+
 def test_tagged_words(tmp_path):
     lines = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\n rejects  VBZ\tO\r\n\n \nÀ\u00a0b\tO\n\n-DOCSTART- O\n# O\n"
     (tmp_path / "a.conll").write_text(lines.replace("VBZ\tO", "VBZ O"))
@@ -155,6 +172,8 @@ def test_dataset(data_dir):
             "answers": {"text": ["ü"], "kind": ["I-X"]},
         }
     ]
+    (record,) = read_records("tfds:own_dataset", ["label"], data_dir=data_dir)
+    assert getattr(record, "place", "") == "example 0 of train of tfds:own_dataset"
     unlabelled = read_records("tfds:own_dataset", ["score", "tags", "answers"], split="unlabelled", data_dir=data_dir)
     assert unlabelled == [{"score": 2.0, "tags": [], "answers": {"text": [], "kind": []}}]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from bert_jax.answers import best_span
+from bert_jax.answers import Answers, Span, best_span, score_answers
 from bert_jax.labelled_rows import IGNORED
 from bert_jax.labelled_texts import class_names, encode_examples, join_pair
 from core_jax.errors import UserError
@@ -80,6 +80,70 @@ def test_the_best_span_is_found_by_trying_all():
         assert span.no_answer_score == pytest.approx(logits[:, 0].sum())
 
 
+@pytest.mark.parametrize(("may_be_empty", "f1"), [(True, 0), (False, 1), (None, 1)])
+def test_what_was_learnt_decides_whether_there_may_be_no_answer(may_be_empty, f1):
+    question = {"text": "w1 w2", "second": "w3", "label": {"text": ["w2"], "answer_start": [3]}}
+    found = encode_examples(
+        [question], tokenizer(), head="span", columns=columns("span"), classes=[], sequence_length=LENGTH
+    )
+    unsure = Answers(0.0, [Span("w2", score=1.0, no_answer_score=2.0)])
+    assert score_answers(unsure, found, columns("span"), [], may_be_empty=may_be_empty)["f1"] == f1
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        [{"text": "w2", "answer_start": 3}, {"text": "w1", "answer_start": 0}],
+        {"text": "w2", "answer_start": 3},
+        {"text": ["w2"], "answer_start": [3]},
+    ],
+)
+def test_answers_are_understood_however_they_are_listed(label):
+    question = {"text": "w1 w2", "second": "w3", "label": label}
+    found = encode_examples(
+        [question, question | {"label": []}], tokenizer(), head="span", columns=columns("span"), classes=[],
+        sequence_length=LENGTH,
+    )  # fmt: skip
+    assert found.texts.labels == [(4, 4), (0, 0)]
+    assert found.records[0]["label"]["text"][0] == "w2"
+    assert found.records[1]["label"] == {"text": [], "answer_start": []}
+
+
+def test_words_and_tags_in_one_text_are_cut_at_white_space():
+    (record,) = records("token", 1)
+    joined = {"text": " ".join(record["text"]), "label": "  ".join(record["label"])}
+    assert class_names([joined], "token", "label") == class_names([record], "token", "label")
+    ours, expected = (
+        encode_examples(
+            [each], tokenizer(), head="token", columns=columns("token"), classes=TAGS, sequence_length=LENGTH
+        )
+        for each in (joined, record)
+    )
+    np.testing.assert_array_equal(ours.texts.labels[0], expected.texts.labels[0])
+    assert ours.records[0]["text"] == record["text"]
+
+
+@pytest.mark.parametrize(
+    ("head", "label", "message"),
+    [
+        ("classification", "", "example 2: the label in column 'label' is empty; expected the name of a class"),
+        ("classification", "  ", "example 2: the label in column 'label' is empty"),
+        ("token", ["O", ""], "example 2: the label in column 'label' is empty"),
+        ("token", 0.5, "example 2: column 'label' holds 0.5; expected a list, or words with blanks between"),
+        ("token", ["O", None], "example 2: column 'label' holds None in its list"),
+    ],
+)
+def test_labels_that_name_no_class(head, label, message):
+    good = {"label": "high" if head == "classification" else ["O"]}
+    with pytest.raises(UserError, match=message):
+        class_names([good, {"label": label}], head, "label")
+
+
+@pytest.mark.parametrize("labels", [["\u2460", "\u2461"], ["--1", "2"], ["1", "-"]])
+def test_names_that_look_like_numbers(labels):
+    assert class_names([{"label": label} for label in labels], "classification", "label") == sorted(labels)
+
+
 def test_class_names_are_in_order():
     numbers = [{"label": value} for value in (10, 9, 2.0, -1)]
     assert class_names(numbers, "classification", "label") == ["-1", "2", "9", "10"]
@@ -98,11 +162,39 @@ def test_class_names_are_in_order():
         ("regression", {"text": "w1", "second": "w2", "label": float("nan")}, "expected a number"),
         ("token", {"text": ["w1", "w2"], "label": ["O"]}, "2 words and 1 tags"),
         ("token", {"text": ["w1"], "label": ["B-y"]}, "B-y.*expected one of O, B-x"),
+        ("token", {"text": "w1 w2", "label": "O"}, "2 words and 1 tags"),
+        ("token", {"text": 7, "label": ["O"]}, "column 'text' holds 7; expected a list"),
+        (
+            "classification",
+            {"text": None, "second": "w2", "label": "low"},
+            "column 'text' holds nothing .null.; expected text",
+        ),
+        ("regression", {"text": "w1", "second": ["w2"], "label": 1}, r"column 'second' holds \['w2'\]; expected text"),
         ("choice", {"text": "w1", "a": "w2", "b": "w3", "label": 2}, "label '2'.*from 0 to 1"),
+        ("choice", {"text": "w1", "a": "w2", "b": "w3", "label": "\u2460"}, "label '\u2460'.*from 0 to 1"),
         (
             "span",
             {"text": "w1 w2", "second": "w3", "label": {"text": ["w2"], "answer_start": [1]}},
             "answer 'w2' does not stand at character 1.*'1 '",
+        ),
+        *(
+            ("span", {"text": "w1 w2", "second": "w3", "label": label}, r"column 'label' holds .*answer_start")
+            for label in (
+                "w2",
+                None,
+                ["w2"],
+                {"text": ["w2"]},
+                {"text": ["w2"], "answer_start": []},
+                {"text": ["w2"], "answer_start": ["x"]},
+                {"text": ["w2"], "answer_start": [3.5]},
+                {"text": [None], "answer_start": [0]},
+                [{"text": "w2"}],
+            )
+        ),
+        (
+            "span",
+            {"text": "w1 w2", "second": "w3", "label": {"text": "w2", "answer_start": -2}},
+            "answer 'w2' does not stand at character -2",
         ),
     ],
 )

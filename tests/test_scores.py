@@ -130,11 +130,12 @@ def test_entities_by_hand():
     assert set(entity_scores(gold, gold).values()) == {1.0}
 
 
-@pytest.mark.parametrize("prefixes", ["BI", "I", "BIES"])
+@pytest.mark.parametrize("kinds", [("-PER", "-LOC", "-X-Y"), ("",)])  # none: the tags are B, I and so on alone
+@pytest.mark.parametrize("prefixes", ["BI", "I", "BIES", "ES", "S"])
 @pytest.mark.parametrize("seed", range(5))
-def test_entities_are_seqevals(prefixes, seed):
+def test_entities_are_seqevals(prefixes, kinds, seed):
     random = np.random.default_rng(seed)
-    tags = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in ("PER", "LOC", "X-Y"))]
+    tags = ["O", *(f"{prefix}{kind}" for prefix in prefixes for kind in kinds)]
     gold, predicted = [], []
     for length in random.integers(0, 15, 60):
         gold.append(random.choice(tags, length).tolist())
@@ -167,6 +168,21 @@ def test_no_entity_at_all():
 def test_words_without_prefixes():
     gold, predicted = [["NOUN", "VERB"], ["NOUN", "O"]], [["NOUN", "NOUN"], ["NOUN", "O"]]
     assert entity_scores(gold, predicted) == exactly({"accuracy": 0.75, "f1": 0.75, "macro_f1": (0.8 + 0 + 1) / 3})
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "f1"),
+    [("B I O O B", "B O O O B", 0.5), ("S-X O E-X O O", "S-X O O O O", 2 / 3), ("I I O", "I O O", 0)],
+)
+def test_tags_of_one_kind_or_without_a_beginning_are_of_entities(gold, predicted, f1):
+    assert entity_scores([gold.split()], [predicted.split()])["f1"] == exactly(f1)
+
+
+@pytest.mark.parametrize("tags", ["NOUN VERB O", "IN BE O S", "I S B M", "E-X NOUN"])
+def test_other_tags_are_of_words(tags):
+    names = tags.split()
+    scores = entity_scores([names], [names[:1] * len(names)])
+    assert scores["f1"] == scores["accuracy"] == exactly(1 / len(names))
 
 
 def test_each_word_must_have_its_tag():
