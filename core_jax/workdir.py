@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -45,6 +46,11 @@ def read_run_fields(workdir: epath.PathLike) -> dict[str, Any]:
       UserError: the folder holds no run, or its config.json cannot be read.
     """
     path = epath.Path(workdir) / "config.json"
+    require(
+        re.match(r"(hf|tf|npz|timm|ct2):", str(workdir)) is None,
+        f"{workdir} is a model of another program, for which there is no use here as it stands; expected the --workdir "
+        "of a run, as experiments.finetune makes one",
+    )
     require(path.exists(), f"{workdir} is not a work folder: it has no config.json; expected the --workdir of a run")
     try:
         found = json.loads(path.read_text())

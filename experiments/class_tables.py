@@ -48,14 +48,14 @@ def keep_scores(
     """The picture of which classes are taken for which, and the scores as JSON where they are wanted.
 
     Args:
-      init: work folder of the run, where the picture goes if there is no output.
+      init: work folder of the run, where the picture goes if there is no output; of another place there is none then.
       data: that was scored; empty: what was held out.
       output: file for the scores, or nothing.
       scores: of all.
       answers: the right classes, and those given.
       names: of all classes, in their order.
     """
-    if len(names) <= DRAWN_CLASSES:
+    if len(names) <= DRAWN_CLASSES and (output or os.path.isdir(init)):
         path = f"{os.path.splitext(output)[0]}.png" if output else os.path.join(init, "evaluation.png")
         confusion_matrix_picture(path, *answers, names)
         say(f"which classes are taken for which: {path}")

@@ -20,10 +20,11 @@ from core_jax.pictures import overlay_picture
 from core_jax.sharding import parse_mesh
 from experiments.console import report, say
 from vit_jax.attention_rollout import attention_rollout
+from vit_jax.foreign_classifiers import open_classifier
 from vit_jax.image_files import open_image
 from vit_jax.image_transforms import View, evaluation_image
 from vit_jax.normalization import normalised
-from vit_jax.pretraining import Trained, open_trained
+from vit_jax.pretraining import Trained
 
 AT_ONCE = 32  # pictures
 
@@ -32,7 +33,7 @@ def classify(init: str, paths: Sequence[str], top: int, attention: str) -> None:
     """Prints a line of JSON for each picture: its best class and the probabilities of the best few.
 
     Args:
-      init: work folder of a run.
+      init: work folder of a run, or a ViT of another program.
       paths: of the pictures.
       top: classes whose probabilities are given.
       attention: folder for drawings of where the model looks; empty: none.
@@ -43,7 +44,7 @@ def classify(init: str, paths: Sequence[str], top: int, attention: str) -> None:
     files = [pathlib.Path(path).expanduser() for path in paths]
     missing = [str(file) for file in files if not file.is_file()]
     require(not missing, f"no such file: {', '.join(missing)}")
-    trained = open_trained(init, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
+    trained = open_classifier(init, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
     for start in range(0, len(files), AT_ONCE):
         part = files[start : start + AT_ONCE]
         pixels = np.stack([seen(file, trained) for file in part])

@@ -14,6 +14,7 @@ from experiments.speech.family import TranscriptionFamily
 from experiments.speech.hearing_config import SoundClassification, Spelling
 from experiments.speech.hearing_families import SoundFamily, SpellingFamily
 from vit_jax.family import VitFamily
+from vit_jax.foreign_weights import is_foreign, split_place
 from vit_jax.mae_family import MaeFamily
 from vit_jax.presets import PRESETS as VIT_PRESETS
 from vit_jax.presets import VitPretraining
@@ -37,10 +38,10 @@ def family_of(config: Pretraining) -> Family:
     return MaeFamily() if config.objective == "mae" else VitFamily()
 
 
-def is_of_images(workdir: str) -> bool:
-    """Whether a work folder is of a model of images; otherwise it is of a model of text.
+def is_of_images(place: str) -> bool:
+    """Whether a work folder, or a place of another program's model, is of a model of images.
 
     Raises:
-      UserError: it is of no run.
+      UserError: it is a folder of no run.
     """
-    return "images" in read_run_fields(workdir)
+    return is_foreign(place) if split_place(place)[0] else "images" in read_run_fields(place)

@@ -28,7 +28,9 @@ class Prediction:
     # with a pretrained BERT, each with one or more [MASK]; with a fine-tuned one any text, or a JSON object of columns;
     # with a ViT paths of pictures, with an encoder of sound paths of recordings
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    init: str  # work folder of a run, or hf:DIR of a translator (a Marian or T5) or of a BERT that labels texts
+    # work folder of a run, or hf:DIR of a translator (a Marian or T5), of a BERT that labels texts or of a ViT with its
+    # classifier, which may also be npz:FILE or timm:FILE
+    init: str
     top: int = 5  # pieces shown for each mask, classes for each picture or recording
     attention: str = ""  # of a ViT or of sound: folder for drawings of where it looks or listens
     beams: int = 0  # of a translator: translations followed at once; 1: greedy; 0: as many as it was scored with

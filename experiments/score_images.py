@@ -1,17 +1,21 @@
 """What `experiments.evaluate` does with a ViT: scores held-out or other images."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
 
 from core_jax.class_scores import classification_scores
+from core_jax.config import require
 from experiments import results
 from experiments.class_tables import keep_scores, show_classes
 from experiments.console import say
 from vit_jax.family import VitFamily, as_examples
-from vit_jax.pretraining import make_evaluation, open_trained
-from vit_jax.scored_images import scored_images
+from vit_jax.foreign_classifiers import open_classifier
+from vit_jax.foreign_weights import split_place
+from vit_jax.pretraining import make_evaluation
+from vit_jax.scored_images import names_in_order, scored_images
 
 
 def score(
@@ -20,7 +24,7 @@ def score(
     """Scores images, each once, and prints the scores.
 
     Args:
-      init: work folder of a run.
+      init: work folder of a run, or a ViT of another program.
       data: as for training; empty: the images that the run held out.
       split: of a dataset.
       data_dir: folder of TFDS datasets.
@@ -32,8 +36,14 @@ def score(
     Raises:
       UserError: the run or the images cannot be read, or do not fit each other.
     """
-    trained = open_trained(init, mesh, say)
+    trained = open_classifier(init, mesh, say)
     config = trained.config
+    if split_place(init)[0]:
+        require(bool(data), f"--data=: expected images to score, such as images:DIR, for {init}")
+        classes = names_in_order(config, trained.classes, data, split, data_dir)
+        if classes != trained.classes:
+            say(f"{init} names none of these classes: they are taken in their order, {classes[0]}, {classes[1]}, ...")
+            trained = dataclasses.replace(trained, classes=classes)
     examples = scored_images(config, trained.classes, data, split, data_dir)
     evaluate = make_evaluation(
         trained.model,

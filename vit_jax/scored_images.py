@@ -7,10 +7,35 @@ from core_jax.config import require
 from core_jax.data import Examples
 from vit_jax.image_sets import ImageExamples
 from vit_jax.image_transforms import View
-from vit_jax.picture_folders import folder_pictures, part_folders
+from vit_jax.images_config import ImagesConfig
+from vit_jax.picture_folders import class_folders, folder_pictures, part_folders
 from vit_jax.presets import VitPretraining
 from vit_jax.pretraining import read_images
 from vit_jax.skipped_images import SkippedImages
+
+
+def names_in_order(
+    config: VitPretraining, classes: tuple[str, ...], data: str, data_split: str, data_dir: str
+) -> tuple[str, ...]:
+    """The names of a classifier's outputs: its own, or, where images know none of these, theirs in their order.
+
+    Published models call classes otherwise than the folders of their images, whose order is that of the outputs.
+
+    Args:
+      config, classes, data, data_split, data_dir: as for `scored_images`.
+    """
+    scheme, _, place = data.partition(":")
+    if scheme == "images" and place:
+        folder, scored = part_folders(data, place)
+        found = class_folders(data, scored or folder)
+    else:
+        found = read_images(dataclasses.replace(config, images=_chosen(config, data, data_split, data_dir))).classes
+    return found if len(found) == len(classes) and not set(found) & set(classes) else classes
+
+
+def _chosen(config: VitPretraining, data: str, data_split: str, data_dir: str) -> ImagesConfig:
+    chosen = {"validation_split": data_split} if data.startswith("tfds:") else {}
+    return dataclasses.replace(config.images, data=data, validation_data="", data_dir=data_dir, **chosen)
 
 
 def scored_images(
@@ -36,8 +61,7 @@ def scored_images(
         pictures = folder_pictures(data, scored or folder, tuple(classes))
         return ImageExamples(pictures, images, view, config.training.seed, train=False, skipped=SkippedImages())
     if data:
-        chosen = {"validation_split": data_split} if scheme == "tfds" else {}
-        images = dataclasses.replace(images, data=data, validation_data="", data_dir=data_dir, **chosen)
+        images = _chosen(config, data, data_split, data_dir)
     found = read_images(dataclasses.replace(config, images=images))
     unknown = sorted(set(found.classes) - set(classes))
     require(
