@@ -153,7 +153,7 @@ def test_mistakes_are_found_before_anything_is_read(folder):
     wrong = {
         "expected a Whisper": plain,
         "no column 'said'": [*plain, init, "--text_column=said", "--sequence_length=8"],
-        "--language=nl: this model knows English only": [*plain, init, "--language=nl", "--sequence_length=8"],
+        "--language=nl: expected auto, or one of de, en": [*plain, init, "--language=nl", "--sequence_length=8"],
         "--sequence_length=64 is longer than the position table": [*plain, init, "--sequence_length=64"],
         "--window_seconds=2: .* hears 1 seconds": [*plain, init, "--window_seconds=2"],
         "is not a work folder|config.json": [*plain, f"--init={folder}/nothing"],
