@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 import pathlib
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import tokenizers
 
@@ -37,29 +37,55 @@ class TranscriptTokens:
       plain_id: piece that says that no time stamps follow.
       first_stamp: piece of 0.00 seconds; the next ones stand for multiples of STEP_SECONDS.
       languages: the id of each language that can be told, by its code; of an English model there is none.
+      tasks: the id of each task that can be told.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, *, languages: bool):
-        """Looks up the special pieces; `languages` says whether the model was taught several."""
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        languages: bool | Mapping[str, int],
+        tasks: Mapping[str, int] | None = None,
+    ):
+        """Looks up the special pieces.
+
+        Args:
+          tokenizer: the vocabulary.
+          languages: the ids of those that the model was taught, by their codes; or whether these are all that the
+            vocabulary has pieces of. Where it has no language but English, or no task, the model knows English only.
+          tasks: the ids of those that the model was taught; by default those that the vocabulary has pieces of.
+        Raises:
+          UserError: a piece is missing that all have.
+        """
         self._tokenizer = tokenizer
         ids = tokenizer.get_vocab()
         missing = [piece for piece in (STARTS, ENDS, PLAIN) if piece not in ids]
         require(not missing, f"the vocabulary lacks {', '.join(missing)}; expected that of a Whisper")
         self._ids, self.end_id, self.plain_id = ids, ids[ENDS], ids[PLAIN]
         self.first_stamp = self.plain_id + 1
-        matches = {match[1]: index for piece, index in ids.items() if (match := LANGUAGE.fullmatch(piece))}
-        self.languages = matches if languages else {}
+        here = {task: ids[f"<|{task}|>"] for task in get_args(Task) if f"<|{task}|>" in ids}
+        self.tasks = here if tasks is None else dict(tasks)
+        self.languages = dict(languages) if isinstance(languages, Mapping) else {}
+        if languages is True and self.tasks:
+            found = {match[1]: index for piece, index in ids.items() if (match := LANGUAGE.fullmatch(piece))}
+            self.languages = found if found.keys() - {"en"} else {}
 
     @classmethod
-    def read(cls, folder: pathlib.Path, *, languages: bool) -> "TranscriptTokens":
+    def read(
+        cls, folder: pathlib.Path, *, languages: bool | Mapping[str, int], tasks: Mapping[str, int] | None = None
+    ) -> "TranscriptTokens":
         """Reads tokenizer.json, or the older vocab.json with merges.txt.
 
+        Args:
+          folder: that has it.
+          languages: as for the class.
+          tasks: as for the class.
         Raises:
           UserError: neither is there, or it is damaged.
         """
         content = read_vocabulary(folder)
         try:
-            return cls(tokenizers.Tokenizer.from_buffer(content), languages=languages)
+            return cls(tokenizers.Tokenizer.from_buffer(content), languages=languages, tasks=tasks)
         except UserError as error:
             raise UserError(f"{folder}: {error}") from None
         except Exception as error:  # the only class that `tokenizers` raises
@@ -84,7 +110,8 @@ class TranscriptTokens:
             return [*self.start, *told]
         known = ", ".join(sorted(self.languages))
         require(language in self.languages, f"--language={language}: expected auto, or one of {known}")
-        return [*self.start, self.languages[language], self._ids[f"<|{task}|>"], *told]
+        require(task in self.tasks, f"--task={task}: this model knows {', '.join(sorted(self.tasks))} only")
+        return [*self.start, self.languages[language], self.tasks[task], *told]
 
     @property
     def start(self) -> list[int]:

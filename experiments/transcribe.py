@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     require(given, "expected recordings, such as clip.wav, or --data=jsonl:FILE, and not both")
     mesh = parse_mesh(flags.mesh)
     whisper = in_dtype(read_whisper(flags.init, mesh, report), flags.dtype)
-    tokens = read_tokens(vocabulary_folder(flags.init), whisper.decoder.vocab_size)
+    tokens = read_tokens(vocabulary_folder(flags.init), whisper.decoder.vocab_size, whisper.settings)
     check_mesh(mesh, whisper.params, mesh.size)
     if flags.language != "auto":
         tokens.prompt(flags.language, flags.task, stamps=flags.timestamps)
@@ -90,7 +90,7 @@ def plan(flags: Transcription) -> int:
     shapes = parameter_shapes(sizes.encoder, sizes.decoder)
     check_mesh(planner.mesh, shapes, planner.mesh.size)
     whisper = in_dtype(Whisper(sizes.encoder, sizes.decoder, shapes, sizes.settings), flags.dtype)
-    tokens = read_tokens(vocabulary_folder(flags.init), sizes.decoder.vocab_size)
+    tokens = read_tokens(vocabulary_folder(flags.init), sizes.decoder.vocab_size, sizes.settings)
     with jax.set_mesh(planner.mesh):  # the type of computation is that of its devices
         options = {"task": flags.task, "stamps": flags.timestamps, "batch_size": flags.batch_size}
         Recognizer(whisper, tokens, planner.mesh, **options).plan(planner)

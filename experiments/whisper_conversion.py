@@ -81,7 +81,7 @@ def read(place: str) -> OpenWhisper:
     whisper = read_whisper(place, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
     whisper = dataclasses.replace(whisper, params=jax.tree.map(np.asarray, jax.device_get(whisper.params)))
     folder = vocabulary_folder(place)
-    tokens = read_tokens(folder, whisper.decoder.vocab_size)
+    tokens = read_tokens(folder, whisper.decoder.vocab_size, whisper.settings)
     return OpenWhisper(whisper, tokens, read_vocabulary(folder))
 
 

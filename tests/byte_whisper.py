@@ -36,6 +36,7 @@ def byte_whisper(positions: int = ENCODER.maximum_positions) -> Whisper:
     end = found.end_id
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": found.start[0]}
     settings = {"suppressed": [1, 2], "suppressed_first": [3], "ids": ids, "alignment_heads": [[1, 0], [1, 3]]}
+    settings |= {"languages": found.languages, "tasks": found.tasks}
     encoder = dataclasses.replace(ENCODER, maximum_positions=positions)
     decoder = dataclasses.replace(DECODER, vocab_size=found.first_stamp + STAMPS)
     return drawn(encoder, decoder, settings)

@@ -20,7 +20,6 @@ from core_jax.plan import READING, WRITING, Planner
 from core_jax.sharding import on_mesh, parse_mesh, with_shardings
 from core_jax.topologies import CHIPS, GIB, describe_devices, parse_topology
 from experiments import finetune, generate, planning, predict
-from experiments.speech import transcripts
 from experiments.speech.recognizer import HEARING
 from experiments.speech.weights import write_hf
 from tests import test_translation
@@ -109,7 +108,6 @@ def test_generate(tmp_path, capsys):
 
 
 def test_transcribe(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(transcripts, "LANGUAGES_FROM", 0)
     write_hf(tmp_path / "whisper", whisper(), tokenizer().to_str())
     flags = [f"--init=hf:{tmp_path}/whisper", "--plan=v5e-4", "--mesh=data:2,tensor:2", "--batch_size=6"]
     code, found = planned(capsys, predict, *flags)

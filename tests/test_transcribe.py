@@ -9,7 +9,6 @@ import pytest
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
 from experiments import predict, transcribe
-from experiments.speech import transcripts
 from experiments.speech.recognizer import Recognizer
 from experiments.speech.weights import write_hf
 from experiments.speech.word_errors import count_errors
@@ -92,8 +91,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_line_for_each_and_the_error_rate(folder, capsys, monkeypatch):
-    monkeypatch.setattr(transcripts, "LANGUAGES_FROM", 0)
+def test_the_command_prints_a_line_for_each_and_the_error_rate(folder, capsys):
     assert predict.main([f"--init=hf:{folder}/model", f"--data=jsonl:{folder}/clips.jsonl", "--language=en"]) == 0
     out = capsys.readouterr().out
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
@@ -123,8 +121,7 @@ def test_errors_are_counted_without_case_and_punctuation():
         (("{folder}/0.wav", "--init=npz:x"), "--init=npz:x: expected hf:DIR .* ct2:DIR .* or the work folder"),
     ],
 )
-def test_mistakes_are_named(folder, flags, message, monkeypatch):
-    monkeypatch.setattr(transcripts, "LANGUAGES_FROM", 0)
+def test_mistakes_are_named(folder, flags, message):
     arguments = [flag.format(folder=folder) for flag in flags]
     if not any(flag.startswith("--init") for flag in arguments):
         arguments.append(f"--init=hf:{folder}/model")

@@ -9,9 +9,9 @@ from bert_jax.transcript_tokens import TranscriptTokens
 from bert_jax.transcript_vocabulary import read_vocabulary
 from core_jax.errors import UserError
 from experiments import finetune, transcribe, whisper_conversion
-from experiments.speech import transcripts
 from experiments.speech.peer_files import peer_files
-from experiments.speech.weights import write_hf
+from experiments.speech.transcripts import read_tokens
+from experiments.speech.weights import read_hf, write_hf
 from tests.byte_whisper import TEXTS, byte_whisper, tokens, vocabulary
 from tests.tiny_whisper import STAMPS, write_clips, write_spoken
 
@@ -70,9 +70,49 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
             TranscriptTokens.read(tmp_path, languages=True)
 
 
+PIECES = {"de": 282, "en": 283}
+
+
+@pytest.mark.parametrize(
+    ("generation", "size", "languages"),
+    [
+        ({}, 1_909, PIECES),  # the pieces tell
+        ({}, 51_864, {}),  # a published model of English, whose vocabulary has all pieces
+        ({}, 51_865, PIECES),
+        ({"is_multilingual": False}, 51_865, {}),
+        ({"is_multilingual": True}, 51_864, PIECES),
+        ({"is_multilingual": True, "lang_to_id": {"<|de|>": 282}}, 1_909, {"de": 282}),
+    ],
+)
+def test_languages_are_those_that_the_model_was_taught(tmp_path, generation, size, languages):
+    write_hf(tmp_path, byte_whisper(), vocabulary().to_str(), {"generation_config.json": generation})
+    found = read_tokens(tmp_path, size, read_hf(tmp_path).settings)
+    assert found.languages == languages
+    prompt = found.prompt("de" if languages else "en", "transcribe", stamps=True)
+    assert prompt == [*found.start, *([PIECES["de"], found.id_of("<|transcribe|>")] if languages else [])]
+
+
+def test_ids_of_tasks_are_those_of_the_model(tmp_path):
+    generation = {"is_multilingual": True, "task_to_id": {"transcribe": 7}}
+    write_hf(tmp_path, byte_whisper(), vocabulary().to_str(), {"generation_config.json": generation})
+    found = read_tokens(tmp_path, 1_909, read_hf(tmp_path).settings)
+    assert found.prompt("de", "transcribe", stamps=True) == [*found.start, found.languages["de"], 7]
+    with pytest.raises(UserError, match="--task=translate: this model knows transcribe only"):
+        found.prompt("de", "translate", stamps=True)
+    (tmp_path / "generation_config.json").write_text('{"lang_to_id": ["<|de|>"]}')
+    with pytest.raises(UserError, match=r"generation_config\.json: lang_to_id=.* expected the id of each piece"):
+        read_hf(tmp_path)
+
+
+def test_a_vocabulary_of_english_alone_has_no_other_language():
+    content = vocabulary().to_str()
+    for gone, other in (("<|de|>", "<|x1|>"), ("<|trans", "<|x2")):
+        english = TranscriptTokens(tokenizers.Tokenizer.from_str(content.replace(gone, other)), languages=True)
+        assert english.languages == {}
+
+
 @pytest.mark.slow
-def test_older_folders_transcribe_and_are_trained(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(transcripts, "LANGUAGES_FROM", 0)
+def test_older_folders_transcribe_and_are_trained(tmp_path, capsys):
     write_hf(tmp_path / "new", byte_whisper(), vocabulary().to_str(), peer_files(byte_whisper(), tokens()))
     write_hf(tmp_path / "old", byte_whisper())
     write_older(tmp_path / "old")

@@ -18,7 +18,7 @@ from experiments.speech.transcripts import target
 from experiments.speech.weights import write_hf
 from tests.same_training import assert_same_on_meshes
 from tests.tiny_whisper import DECODER, ENCODER, tokenizer, tone, whisper, write_spoken
-from vit_jax.audio_clips import Clip, ClipExamples, spectrogram
+from vit_jax.audio_clips import Clip, ClipExamples, list_clips, spectrogram
 from vit_jax.audio_encoder import AudioEncoder, positions_of
 from vit_jax.log_mel import HOP
 from vit_jax.spectrogram_masking import MaskingConfig, mask_spectrogram
@@ -153,7 +153,7 @@ def test_mistakes_are_found_before_anything_is_read(folder):
     wrong = {
         "expected a Whisper": plain,
         "no column 'said'": [*plain, init, "--text_column=said", "--sequence_length=8"],
-        "--language=nl: this model knows English only": [*plain, init, "--language=nl", "--sequence_length=8"],
+        "--language=nl: expected auto, or one of de, en": [*plain, init, "--language=nl", "--sequence_length=8"],
         "--sequence_length=64 is longer than the position table": [*plain, init, "--sequence_length=64"],
         "--window_seconds=2: .* hears 1 seconds": [*plain, init, "--window_seconds=2"],
         "is not a work folder|config.json": [*plain, f"--init={folder}/nothing"],
@@ -167,6 +167,14 @@ def test_recordings_that_cannot_be_heard_are_named(tmp_path):
     (tmp_path / "cut.wav").write_bytes(b"RIFF")
     with pytest.raises(UserError, match=r"cut\.wav cannot be read as sound"):
         _ = Clip(str(tmp_path / "cut.wav"), "a").seconds
+    data = write_spoken(tmp_path, 8)
+    for number in (1, 6):
+        path = tmp_path / f"spoken_{number}.wav"
+        path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(
+        UserError, match=r"2 of 8 recordings cannot be used(.|\n)*spoken_1\.wav is cut(.|\n)*spoken_6\.wav"
+    ):
+        list_clips(data, "audio", "text")
     examples = ClipExamples([Clip(str(tmp_path / "gone.wav"), "a")], [{}], 100, 12)
     with pytest.raises(UserError, match=r"no file .*gone\.wav"):
         examples.example(0, 0)

@@ -10,7 +10,6 @@ import pytest
 from core_jax.errors import UserError
 from core_jax.sharding import parse_mesh
 from experiments import convert, finetune, transcribe, whisper_conversion
-from experiments.speech import transcripts
 from experiments.speech.peer_files import peer_files
 from experiments.speech.recognizer import Recognizer
 from experiments.speech.weights import write_hf
@@ -19,11 +18,6 @@ from tests.tiny_whisper import noises, write_clips, write_spoken
 from vit_jax.audio_files import RATE
 
 RECIPE = "--task=transcription --sequence_length=24 --learning_rate=5e-3 --warmup_steps=1 --dtype=float32"
-
-
-@pytest.fixture(autouse=True)
-def several_languages(monkeypatch):
-    monkeypatch.setattr(transcripts, "LANGUAGES_FROM", 0)
 
 
 def write_peer(folder, whisper):

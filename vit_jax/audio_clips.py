@@ -4,20 +4,24 @@ Axes: N samples, F frames, M mel bands.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import soundfile
 from jaxtyping import Float32
 
 from core_jax.config import require
 from core_jax.draws import generator
 from core_jax.errors import UserError
 from core_jax.labelled_data import check_records, hold_out, read_records
-from vit_jax.audio_files import RATE, read_audio
+from vit_jax.audio_files import read_audio, whole_seconds
 from vit_jax.log_mel import HOP, log_mel
 from vit_jax.spectrogram_masking import MaskingConfig, mask_spectrogram
+
+READERS = 16  # files that are looked into at once: most of the time is spent on waiting for disks
+SHOWN = 5  # mistakes of a list that are told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +31,14 @@ class Clip:
     audio: str  # path of the file
     label: str  # what is said, or its class
 
-    @property
+    @functools.cached_property
     def seconds(self) -> float:
-        """How long it is, which its header tells.
+        """How long it is.
 
         Raises:
-          UserError: it cannot be read.
+          UserError: it cannot be read, or is cut off or empty.
         """
-        try:
-            return soundfile.info(self.audio).duration
-        except (soundfile.LibsndfileError, OSError):
-            return len(read_audio(self.audio)) / RATE  # which says what is wrong with it
+        return whole_seconds(self.audio)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def fitting(clips: Sequence[Clip], seconds: float, name: str) -> list[Clip]:
     Raises:
       UserError: there are none, or one cannot be read.
     """
-    found = [clip for clip in clips if 0 < clip.seconds <= seconds]
+    found = [clip for clip in clips if clip.seconds <= seconds]
     if not found:
         raise UserError(f"--{name}: none of {len(clips)} recordings is as short as a window of {seconds:g} seconds")
     return found
@@ -158,10 +159,39 @@ def list_clips(data: str, audio_column: str, column: str) -> list[Clip]:
       audio_column: of paths.
       column: of what is to be learned.
     Raises:
-      UserError: they cannot be read, or have no texts.
+      UserError: they cannot be read, are cut off, or have no texts.
     """
     found = [(one[audio_column], one[column]) for one in read_records(data, (audio_column, column))]
     for audio, label in found:
         require(isinstance(audio, str), f"--audio_column={audio_column}: expected paths, found {audio!r:.60}")
         require(str(label).strip() != "", f"{data}: {audio} has an empty {column!r}: leave it out")
-    return [Clip(audio, str(label)) for audio, label in found]
+    clips = [Clip(audio, str(label)) for audio, label in found]
+    check_whole(clips, data)
+    return clips
+
+
+def check_whole(clips: Sequence[Clip], data: str) -> None:
+    """Raises for recordings that could not be heard later, in the middle of training.
+
+    Args:
+      clips: to look into.
+      data: where they are listed.
+    Raises:
+      UserError: some are missing, damaged, cut off or empty.
+    """
+
+    def mistake(clip: Clip) -> str:
+        try:
+            _ = clip.seconds  # kept, for who asks again
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(READERS) as readers:
+        wrong = [text for text in readers.map(mistake, clips) if text]
+    if wrong:
+        more = [f"and {len(wrong) - SHOWN:,} more"] if len(wrong) > SHOWN else []
+        raise UserError(
+            f"{data}: {len(wrong):,} of {len(clips):,} recordings cannot be used: mend them, or take them off the "
+            "list:\n  " + "\n  ".join([*wrong[:SHOWN], *more])
+        )

@@ -68,7 +68,8 @@ class TranscriptionFamily:
             f"--sequence_length={length} is longer than the position table of --init={config.init}: "
             f"use --sequence_length={positions} or less",
         )
-        tokens = read_tokens(starting_points.vocabulary_folder(config.init), config.decoder.vocab_size)
+        folder = starting_points.vocabulary_folder(config.init)
+        tokens = read_tokens(folder, config.decoder.vocab_size, config.sizes.settings)
         tokens.prompt(config.transcripts.language, "transcribe", stamps=False)
         check_clips(config.clips, config.transcripts.text_column)
 

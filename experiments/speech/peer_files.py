@@ -78,7 +78,7 @@ def _generation_fields(whisper: Whisper, tokens: TranscriptTokens) -> dict[str, 
         fields["prev_sot_token_id"] = previous
     if tokens.languages:
         fields["lang_to_id"] = {f"<|{code}|>": index for code, index in sorted(tokens.languages.items())}
-        fields["task_to_id"] = {task: tokens.id_of(f"<|{task}|>") for task in ("transcribe", "translate")}
+        fields["task_to_id"] = tokens.tasks
     if "alignment_heads" in settings:
         fields["alignment_heads"] = settings["alignment_heads"]
     return fields

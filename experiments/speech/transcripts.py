@@ -5,7 +5,7 @@ Axes: T pieces of a transcript.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from experiments.speech.starting_points import TOKENIZER, vocabulary_folder
 from vit_jax.audio_clips import Clip, ClipExamples, fitting, read_clips
 from vit_jax.log_mel import FRAMES_A_SECOND
 
-LANGUAGES_FROM = 51_865  # tokens of the vocabularies that know several languages
+# Tokens of the published models of English, whose vocabularies have the pieces of all languages too.
+ENGLISH_ALONE = 51_864
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,20 @@ class Transcripts:
     left_out: int  # recordings that are not trained on, since they or their transcripts are too long
 
 
-def read_tokens(folder: pathlib.Path, vocab_size: int) -> TranscriptTokens:
-    """The vocabulary of a model of so many pieces."""
-    return TranscriptTokens.read(folder, languages=vocab_size >= LANGUAGES_FROM)
+def read_tokens(folder: pathlib.Path, vocab_size: int, settings: Mapping[str, Any]) -> TranscriptTokens:
+    """The vocabulary of a model.
+
+    Which languages the model was taught its settings tell; where they do not, the pieces of the vocabulary do.
+
+    Args:
+      folder: of the vocabulary.
+      vocab_size: pieces that the model knows.
+      settings: those of the `Whisper`.
+    Raises:
+      UserError: the vocabulary is missing or damaged.
+    """
+    languages = settings.get("languages", vocab_size != ENGLISH_ALONE)
+    return TranscriptTokens.read(folder, languages=languages, tasks=settings.get("tasks"))
 
 
 def open_transcripts(config: Transcribing, workdir: str) -> Transcripts:
@@ -55,7 +67,7 @@ def open_transcripts(config: Transcribing, workdir: str) -> Transcripts:
                 (made / FILE).write_bytes(read_vocabulary(vocabulary_folder(config.init)))
 
     first_decides(keep_vocabulary)
-    tokens = read_tokens(folder, config.decoder.vocab_size)
+    tokens = read_tokens(folder, config.decoder.vocab_size, config.sizes.settings)
     train, held_out = read_clips(config.clips, config.transcripts.text_column)
     to_train = _examples(config, tokens, train, "data")
     to_train = dataclasses.replace(to_train, masking=config.masking, seed=config.training.seed)

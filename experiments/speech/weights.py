@@ -58,7 +58,8 @@ class Whisper:
     decoder: GptConfig
     params: PyTree  # "encoder" and "decoder", float32
     # token ids: never written ("suppressed"), not first, and those that frame ("ids"); where known also the
-    # "alignment_heads" of the decoder (layer, number), from which the peer tells when a word is said
+    # "alignment_heads" of the decoder (layer, number), from which the peer tells when a word is said, "languages" (the
+    # id of each, by its code; or whether there are several) and "tasks" (ids)
     settings: dict[str, Any]
 
     @property
@@ -96,6 +97,7 @@ def read_hf(folder: str | os.PathLike) -> Whisper:
         "suppressed_first": generation.get("begin_suppress_tokens") or fields.get("begin_suppress_tokens") or [],
         "ids": {name: fields[name] for name in IDS if name in fields},
         **_alignment(generation),
+        **_taught(generation, file),
     }
     tensors = read_tensors(folder)
     tensors.pop(TIED, None)
@@ -202,6 +204,20 @@ def initial_params(model: EncoderDecoder) -> Callable[[Key[Array, ""]], PyTree]:
 
 def _alignment(fields):
     return {"alignment_heads": fields["alignment_heads"]} if fields.get("alignment_heads") else {}
+
+
+def _taught(generation: Mapping[str, Any], file: pathlib.Path) -> dict[str, Any]:
+    """What a generation_config.json says of languages and tasks; nothing, where it says nothing."""
+    for name in ("lang_to_id", "task_to_id"):
+        ids = generation.get(name) or {}
+        whole = isinstance(ids, dict) and all(isinstance(index, int) for index in ids.values())
+        require(whole, f"{file}: {name}={ids!r:.60}: expected the id of each piece; fetch the file again")
+    several = generation.get("is_multilingual")
+    if several is False:
+        return {"languages": False}
+    ids = {code.strip("<|>"): index for code, index in (generation.get("lang_to_id") or {}).items()}
+    found: dict[str, Any] = {"languages": ids or True} if ids or several else {}
+    return found | ({"tasks": generation["task_to_id"]} if generation.get("task_to_id") else {})
 
 
 def _configs(fields, source):
