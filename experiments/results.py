@@ -99,10 +99,10 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def show_scores(wording: Wording, title: str, scores: dict[str, float]) -> None:
-    """Prints the held-out scores beside their baselines."""
+    """Prints the held-out scores beside their baselines, where a run has these: one of an earlier version may not."""
     found = wording.chances | scores
     rows = [
-        (label, format_value(name, found[name]), format_value(baseline, found[baseline]) if baseline else "")
+        (label, format_value(name, found[name]), format_value(baseline, found[baseline]) if baseline in found else "")
         for label, name, baseline in wording.rows
         if name in found
     ]

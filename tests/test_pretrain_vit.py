@@ -11,7 +11,7 @@ from PIL import Image
 
 from core_jax.checkpoints import saved_steps
 from core_jax.sharding import parse_mesh
-from experiments import evaluate, predict, pretrain
+from experiments import evaluate, predict, pretrain, tabulate
 from experiments.families import PRESETS, is_of_images
 from tests.process_group import run_group
 from tests.test_bad_input import message
@@ -66,6 +66,22 @@ def test_the_work_folder_is_complete(workdir):
     assert found["frequency_loss"] == pytest.approx(np.log(10), abs=0.02)
     assert found["loss"] == lines(workdir, "held_out")[-1]["loss"]
     assert all(line["images_per_second"] > 0 for line in lines(workdir, "train"))
+
+
+def test_a_run_with_sigmoid_loss_ends_in_a_table_and_is_scored_again(tmp_path, capsys):
+    """Beside its loss stands that of the shares of the classes, each asked for by itself."""
+    assert pretrain.main(flags(tmp_path / "run", loss="sigmoid", steps=2, warmup_steps=1)) == 0
+    assert "majority_accuracy" in summary(tmp_path / "run")
+    random = np.full(10, 0.1)
+    expected = -np.sum(random * np.log(random) + (1 - random) * np.log(1 - random))
+    assert summary(tmp_path / "run")["frequency_loss"] == pytest.approx(expected, abs=0.02)
+    capsys.readouterr()
+    assert evaluate.main([f"--init={tmp_path / 'run'}", "--mesh=data:1"]) == 0
+    assert "loss (nats)" in capsys.readouterr().out
+    assert tabulate.main([str(tmp_path / "run"), "--scores=loss,frequency_loss"]) == 0
+    found = {name: value for name, value in summary(tmp_path / "run").items() if name != "frequency_loss"}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(found))  # as runs of earlier versions left it
+    assert pretrain.main(flags(tmp_path / "run", loss="sigmoid", steps=2, warmup_steps=1)) == 0
 
 
 def test_the_average_is_what_is_kept_and_scored(workdir):
