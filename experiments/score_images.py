@@ -1,6 +1,8 @@
 """What `experiments.evaluate` does with a ViT: scores held-out or other images."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 from jax.sharding import Mesh
@@ -15,7 +17,14 @@ from vit_jax.scored_images import scored_images
 
 
 def score(
-    init: str, data: str, split: str, data_dir: str, output: str, mesh: Mesh, stopping: Callable[[], bool]
+    init: str,
+    data: str,
+    split: str,
+    data_dir: str,
+    output: str,
+    mesh: Mesh,
+    stopping: Callable[[], bool],
+    bad_images: Literal["as_trained", "fail", "skip"] = "as_trained",
 ) -> dict[str, float] | None:
     """Scores images, each once, and prints the scores.
 
@@ -27,6 +36,7 @@ def score(
       output: file for the scores as JSON, or nothing.
       mesh: where it is computed.
       stopping: asked after each batch.
+      bad_images: what files that cannot be read do, as for training; by default what they did there.
     Returns:
       The scores, or None where `stopping()` became true.
     Raises:
@@ -34,6 +44,8 @@ def score(
     """
     trained = open_trained(init, mesh, say)
     config = trained.config
+    if bad_images != "as_trained":
+        config = dataclasses.replace(config, images=dataclasses.replace(config.images, bad_images=bad_images))
     examples = scored_images(config, trained.classes, data, split, data_dir)
     evaluate = make_evaluation(
         trained.model,

@@ -14,6 +14,7 @@ from core_jax.sharding import parse_mesh
 from experiments import evaluate, predict, pretrain, tabulate
 from experiments.families import PRESETS, is_of_images
 from tests.process_group import run_group
+from tests.smooth_images import write_folder
 from tests.test_bad_input import message
 from tests.tiny_run import finish, start
 from tests.tiny_vit import FLAGS, flags
@@ -94,6 +95,16 @@ def test_the_average_is_what_is_kept_and_scored(workdir):
     assert sum(row["examples"] for row in scores["classes"].values()) == summary(workdir)["held_out_examples"]
     assert (workdir / "scores.png").exists()
     assert trained.config.training.ema_decay == 0.9
+
+
+def test_scoring_has_the_flag_that_it_advises(workdir, tmp_path, monkeypatch, capsys):
+    data = write_folder(tmp_path / "images", {"0": 2, "1": 3}, suffix="png")
+    (tmp_path / "images" / "0" / "00.png").write_bytes(b"no picture")
+    command = [f"--init={workdir}", f"--data={data}", "--mesh=data:1", f"--output={tmp_path / 'scores.json'}"]
+    assert "00.png is no image" in message(evaluate.main, command, monkeypatch, capsys)
+    assert evaluate.main([*command, "--bad_images=skip"]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert sum(row["examples"] for row in scores["classes"].values()) == 4
 
 
 @pytest.mark.slow
