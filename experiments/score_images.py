@@ -1,6 +1,7 @@
 """What `experiments.evaluate` does with a ViT: scores held-out or other images."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from typing import Literal
 
@@ -8,12 +9,14 @@ import jax
 from jax.sharding import Mesh
 
 from core_jax.class_scores import classification_scores
+from core_jax.distributed import gather
 from experiments import results
 from experiments.class_tables import keep_scores, show_classes
 from experiments.console import say
 from vit_jax.family import VitFamily, as_examples
 from vit_jax.pretraining import make_evaluation, open_trained
 from vit_jax.scored_images import scored_images
+from vit_jax.skipped_images import describe_skipped
 
 
 def score(
@@ -61,9 +64,13 @@ def score(
     assert evaluated.confusion is not None
     answers = as_examples(evaluated.confusion)
     scores = evaluated.scores | classification_scores(*answers, trained.classes)
+    skipped = sorted({name for text in gather(json.dumps(examples.skipped.names())) for name in json.loads(text)})
     title = f"{config.preset} in {init}: {int(evaluated.confusion.sum()):,} images"
     results.show_scores(VitFamily.wording, title, scores)
     show_classes(*answers, trained.classes)
+    if skipped:
+        say(describe_skipped(len(skipped), skipped))
+    scores["skipped_images"] = len(skipped)
     if jax.process_index() == 0:
         keep_scores(init, data, output, scores, answers, trained.classes)
     return scores

@@ -11,7 +11,7 @@ from PIL import Image
 
 from core_jax.checkpoints import saved_steps
 from core_jax.sharding import parse_mesh
-from experiments import evaluate, predict, pretrain, tabulate
+from experiments import evaluate, judge_features, predict, pretrain, tabulate
 from experiments.families import PRESETS, is_of_images
 from tests.process_group import run_group
 from tests.smooth_images import write_folder
@@ -105,6 +105,28 @@ def test_scoring_has_the_flag_that_it_advises(workdir, tmp_path, monkeypatch, ca
     assert evaluate.main([*command, "--bad_images=skip"]) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert sum(row["examples"] for row in scores["classes"].values()) == 4
+    assert scores["skipped_images"] == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 image could not be read and was left out: " in told
+
+
+def test_skipped_images_are_counted_and_named_at_the_end(tmp_path, capsys):
+    data = write_folder(tmp_path / "images", {"a": 20, "b": 20}, suffix="png")
+    for number in range(5):
+        (tmp_path / "images" / "a" / f"{number:02}.png").write_bytes(b"no picture")
+    changes = {"data": data, "bad_images": "skip", "held_out": 0.3, "steps": 6, "warmup_steps": 1, "image_size": 8}
+    assert pretrain.main(flags(tmp_path / "run", **changes)) == 0
+    assert summary(tmp_path / "run")["skipped_images"] == 5
+    told = "".join(capsys.readouterr().out.split())
+    assert "5imagescouldnotbereadandwereleftout:" in told
+    assert "a/00.png," in told
+    assert "...(and2more)" in told
+    command = [f"--init={tmp_path / 'run'}", f"--data={data}", "--held_out=0.3", "--mesh=data:1"]
+    output = tmp_path / "judged.json"
+    assert judge_features.main([*command, "--bad_images=skip", f"--output={output}"]) == 0
+    judged = json.loads(output.read_text())
+    assert judged["learnt_from"] + judged["scored"] == 40 - judged["skipped_images"] == 35
+    assert "5imagescouldnotberead" in "".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ Axes: H x W pixels, C channels.
 import pathlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class ImageExamples:
         except BadImageError as error:
             if self.images.bad_images == "fail":
                 raise BadImageError(f"{error}: replace or delete it, or add --bad_images=skip") from error
-            self.skipped.add(str(error))
+            self.skipped.add(error.name or str(error), str(error))
             dtype = training_dtype(self.images) if self.train else np.uint8
             pixels, label, weight = np.zeros(shape(1, 1), dtype), 0, 0
         else:
@@ -95,6 +95,7 @@ class ImageSet:
     train: Examples
     held_out: Examples
     classes: tuple[str, ...]  # names, in the order of the labels
+    skipped: SkippedImages = field(default_factory=SkippedImages)  # of both parts
 
 
 def check_images(images: ImagesConfig) -> None:
@@ -132,13 +133,15 @@ def open_image_set(
     check_view(images, view)
     check_images(images)
     train, held_out = _pictures(images)
-    if images.images_per_class:
-        train = few_of_each(train, images.images_per_class, seed, skip_bad=images.bad_images == "skip")
     skipped = skipped or SkippedImages()
+    if images.images_per_class:
+        told = skipped if images.bad_images == "skip" else None
+        train = few_of_each(train, images.images_per_class, seed, skipped=told)
     return ImageSet(
         ImageExamples(train, images, view, seed, train=True, skipped=skipped),
         ImageExamples(held_out, images, view, seed, train=False, skipped=skipped),
         train.classes,
+        skipped,
     )
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from core_jax.config import require
-from core_jax.data import Examples
 from vit_jax.image_sets import ImageExamples
 from vit_jax.image_transforms import View
 from vit_jax.picture_folders import folder_pictures, part_folders
@@ -15,7 +14,7 @@ from vit_jax.skipped_images import SkippedImages
 
 def scored_images(
     config: VitPretraining, classes: Sequence[str], data: str, data_split: str, data_dir: str
-) -> Examples:
+) -> ImageExamples:
     """The examples to score.
 
     Args:
@@ -45,4 +44,6 @@ def scored_images(
         f"--data={images.data} has other classes than the run"
         + (f": {', '.join(unknown[:5])}" if unknown else ", or in another order"),
     )
-    return found.held_out
+    assert isinstance(found.held_out, ImageExamples)
+    # What could not be read of the images to train on is not of interest here.
+    return dataclasses.replace(found.held_out, skipped=SkippedImages())
