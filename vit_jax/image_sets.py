@@ -127,7 +127,8 @@ def open_image_set(
       seed: of the random transforms.
       skipped: is told of images that cannot be read, where they are skipped.
     Raises:
-      UserError: as for `check_images`, nothing to train on or to score on, or images of this shape cannot be had.
+      UserError: as for `check_images`, nothing to train on or to score on, nothing of it that can be read, or images
+        of this shape cannot be had.
     """
     view = View(height, width, channels)
     check_view(images, view)
@@ -137,12 +138,33 @@ def open_image_set(
     if images.images_per_class:
         told = skipped if images.bad_images == "skip" else None
         train = few_of_each(train, images.images_per_class, seed, skipped=told)
-    return ImageSet(
-        ImageExamples(train, images, view, seed, train=True, skipped=skipped),
-        ImageExamples(held_out, images, view, seed, train=False, skipped=skipped),
-        train.classes,
-        skipped,
-    )
+    learnt = ImageExamples(train, images, view, seed, train=True, skipped=skipped)
+    scored = ImageExamples(held_out, images, view, seed, train=False, skipped=skipped)
+    where = f"--validation_data={images.validation_data}" if images.validation_data else f"--data={images.data}"
+    require_readable(learnt, f"--data={images.data}", "to train on")
+    require_readable(scored, where, "to score on")
+    return ImageSet(learnt, scored, train.classes, skipped)
+
+
+def require_readable(examples: ImageExamples, flag: str, purpose: str) -> None:
+    """Opens images up to the first that can be read: where bad ones are skipped, nothing might be left.
+
+    Args:
+      examples: which must not all be bad.
+      flag: what the user typed, for the message.
+      purpose: of the images, such as "to score on".
+    Raises:
+      UserError: none can be read.
+    """
+    if examples.images.bad_images == "fail":  # which names the first bad image when it comes to it
+        return
+    met = SkippedImages()  # they are not among those that the run skips yet
+    plain = replace(examples, train=False, skipped=met)
+    if not any(plain.example(0, index)["weights"]["classes"] for index in range(len(plain))):
+        raise UserError(
+            f"{flag}: none of the {len(plain):,} images {purpose} can be read; expected one at least. "
+            f"{met.messages()[0]}"
+        )
 
 
 def check_view(images: ImagesConfig, view: View) -> None:

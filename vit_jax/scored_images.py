@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from core_jax.config import require
-from vit_jax.image_sets import ImageExamples
+from vit_jax.image_sets import ImageExamples, require_readable
 from vit_jax.image_transforms import View
 from vit_jax.picture_folders import folder_pictures, part_folders
 from vit_jax.presets import VitPretraining
@@ -33,7 +33,9 @@ def scored_images(
         folder, scored = part_folders(data, place)
         view = View(config.model.height, config.model.width_of_image, config.model.channels)
         pictures = folder_pictures(data, scored or folder, tuple(classes))
-        return ImageExamples(pictures, images, view, config.training.seed, train=False, skipped=SkippedImages())
+        found = ImageExamples(pictures, images, view, config.training.seed, train=False, skipped=SkippedImages())
+        require_readable(found, f"--data={data}", "to score")
+        return found
     if data:
         chosen = {"validation_split": data_split} if scheme == "tfds" else {}
         images = dataclasses.replace(images, data=data, validation_data="", data_dir=data_dir, **chosen)
