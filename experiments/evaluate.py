@@ -6,7 +6,7 @@ labelled images, an encoder of sound on any labelled recordings.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from bert_jax import gpt_pretraining, pretraining
 from bert_jax.foreign_label_models import is_label_model
@@ -32,6 +32,8 @@ class Evaluation:
     data: str = ""
     data_split: str = "test"  # split of tfds:
     data_dir: str = ""  # where TFDS keeps its datasets; by default where TFDS itself looks
+    # of a ViT: what files that cannot be read do, end it, or weigh nothing and be counted
+    bad_images: Literal["as_trained", "fail", "skip"] = "as_trained"
     output: str = ""  # of a fine-tuned BERT or a ViT: file for the scores, as JSON
     mesh: str = "data:-1"  # devices by axis, as for pretraining
     silence_seconds: int = 60  # without a sign of life, after which a process of several counts as dead
@@ -47,10 +49,15 @@ def main(arguments: list[str]) -> int:
     distributed.require_same("command line", repr(flags))
     mesh = parse_mesh(flags.mesh)
     score = scorer(flags.init)
+    options = {"bad_images": flags.bad_images} if score is score_images.score else {}
+    require(
+        bool(options) or flags.bad_images == "as_trained",
+        f"--bad_images={flags.bad_images}: {flags.init} is not of a ViT that knows classes; leave the flag out",
+    )
     if score:
         with StopRequest().listening() as stopping:
             place = flags.data, flags.data_split, flags.data_dir
-            scores = score(flags.init, *place, flags.output, mesh, stopping)
+            scores = score(flags.init, *place, flags.output, mesh, stopping, **options)
         return stopping.exit_code if scores is None else 0
     require(not flags.data, f"--data={flags.data}: {flags.init} is pretrained, and scored on its own held-out text")
     kind: Any = gpt_pretraining if is_gpt(flags.init) else pretraining

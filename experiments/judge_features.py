@@ -21,6 +21,7 @@ from vit_jax.image_sets import ImageSet, check_images, open_image_set
 from vit_jax.images_config import ImagesConfig
 from vit_jax.model import VitForClassification
 from vit_jax.position_tables import resize_model
+from vit_jax.skipped_images import describe_skipped
 from vit_jax.starting_weights import check_init, open_start
 from vit_jax.tasks import initial_params
 
@@ -55,23 +56,29 @@ def main(arguments: list[str]) -> int:
     data = open_image_set(images, **size, seed=0)
     model = VitForClassification(config, len(data.classes))
     random = jax.jit(initial_params(model))(jax.random.key(0))
-    found = {
-        "pretrained": judge(flags, config, params["vit"], data, mesh),
-        "random": judge(flags, config, random["vit"], data, mesh),
-    }
-    title = f"{flags.init} on {images.data}: {len(data.train):,} images to learn from, {len(data.held_out):,} to score"
+    pretrained, sizes = judge(flags, config, params["vit"], data, mesh)
+    found = {"pretrained": pretrained, "random": judge(flags, config, random["vit"], data, mesh)[0]}
+    title = (
+        f"{flags.init} on {images.data}: {sizes['learnt_from']:,} images to learn from, {sizes['scored']:,} to score"
+    )
     rows = [
         (name.replace("_", " "), *(format_value("accuracy", scores[name]) for scores in found.values()))
         for name in found["random"]
     ]
     print_table(title, ("accuracy", *found), rows)
+    skipped = data.skipped.names()
+    if skipped:
+        say(describe_skipped(len(skipped), skipped))
     if flags.output:
-        write_atomically(flags.output, json.dumps({"init": flags.init, "data": images.data} | found, indent=2) + "\n")
+        content = {"init": flags.init, "data": images.data} | sizes | {"skipped_images": len(skipped)} | found
+        write_atomically(flags.output, json.dumps(content, indent=2) + "\n")
     return 0
 
 
-def judge(flags: Judgement, config: VitConfig, params: PyTree, data: ImageSet, mesh: Mesh) -> dict[str, float]:
-    """The accuracy of each judge, by its name."""
+def judge(
+    flags: Judgement, config: VitConfig, params: PyTree, data: ImageSet, mesh: Mesh
+) -> tuple[dict[str, float], dict[str, int]]:
+    """The accuracy of each judge, by its name; and how many images could be read to learn from and to score."""
     images: Any = data.train
     extract, params = (
         make_extractor(config, images.images.normalization),
@@ -80,10 +87,11 @@ def judge(flags: Judgement, config: VitConfig, params: PyTree, data: ImageSet, m
     plain = dataclasses.replace(images, train=False)  # without random changes
     train = extract_features(extract, params, plain, mesh, flags.batch_size)
     test = extract_features(extract, params, data.held_out, mesh, flags.batch_size)
-    return {
+    scores = {
         "nearest_neighbours": nearest_neighbours(*train, *test, flags.neighbours),
         "linear_probe": linear_probe(*train, *test),
     }
+    return scores, {"learnt_from": len(train[1]), "scored": len(test[1])}
 
 
 if __name__ == "__main__":

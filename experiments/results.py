@@ -19,6 +19,7 @@ from core_jax.stopwatch import Stopwatch
 from core_jax.train import RATES
 from core_jax.workdir import read_records, write_atomically
 from experiments.console import format_value, print_table, say, typed_command
+from vit_jax.skipped_images import describe_skipped
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 RATES_AND_SHARES = (*RATES.values(), "mfu", "hardware_flops_utilization")
@@ -99,10 +100,10 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def show_scores(wording: Wording, title: str, scores: dict[str, float]) -> None:
-    """Prints the held-out scores beside their baselines."""
+    """Prints the held-out scores beside their baselines, where a run has these: one of an earlier version may not."""
     found = wording.chances | scores
     rows = [
-        (label, format_value(name, found[name]), format_value(baseline, found[baseline]) if baseline else "")
+        (label, format_value(name, found[name]), format_value(baseline, found[baseline]) if baseline in found else "")
         for label, name, baseline in wording.rows
         if name in found
     ]
@@ -116,6 +117,8 @@ def show(wording: Wording, workdir: str) -> None:
         return
     show_scores(wording, f"{summary['preset']} after {summary['steps']:,} steps", summary)
     say(f"baselines: {wording.baselines}")
+    if summary.get("skipped_images"):
+        say(describe_skipped(summary["skipped_images"], summary["first_skipped_images"]))
     say(
         f"{wording.speed.removesuffix('_per_second').replace('_', ' ')} a second: {summary[wording.speed]:,.0f}   "
         f"waited for data: {100 * summary['data_wait_share']:.2f} % of the time   "

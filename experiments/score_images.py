@@ -1,13 +1,16 @@
 """What `experiments.evaluate` does with a ViT: scores held-out or other images."""
 
 import dataclasses
+import json
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 from jax.sharding import Mesh
 
 from core_jax.class_scores import classification_scores
 from core_jax.config import require
+from core_jax.distributed import gather
 from experiments import results
 from experiments.class_tables import keep_scores, show_classes
 from experiments.console import say
@@ -16,10 +19,18 @@ from vit_jax.foreign_classifiers import open_classifier
 from vit_jax.foreign_weights import split_place
 from vit_jax.pretraining import make_evaluation
 from vit_jax.scored_images import names_in_order, scored_images
+from vit_jax.skipped_images import describe_skipped
 
 
 def score(
-    init: str, data: str, split: str, data_dir: str, output: str, mesh: Mesh, stopping: Callable[[], bool]
+    init: str,
+    data: str,
+    split: str,
+    data_dir: str,
+    output: str,
+    mesh: Mesh,
+    stopping: Callable[[], bool],
+    bad_images: Literal["as_trained", "fail", "skip"] = "as_trained",
 ) -> dict[str, float] | None:
     """Scores images, each once, and prints the scores.
 
@@ -31,6 +42,7 @@ def score(
       output: file for the scores as JSON, or nothing.
       mesh: where it is computed.
       stopping: asked after each batch.
+      bad_images: what files that cannot be read do, as for training; by default what they did there.
     Returns:
       The scores, or None where `stopping()` became true.
     Raises:
@@ -38,6 +50,8 @@ def score(
     """
     trained = open_classifier(init, mesh, say)
     config = trained.config
+    if bad_images != "as_trained":
+        config = dataclasses.replace(config, images=dataclasses.replace(config.images, bad_images=bad_images))
     if split_place(init)[0]:
         require(bool(data), f"--data=: expected images to score, such as images:DIR, for {init}")
         classes = names_in_order(config, trained.classes, data, split, data_dir)
@@ -59,9 +73,13 @@ def score(
     assert evaluated.confusion is not None
     answers = as_examples(evaluated.confusion)
     scores = evaluated.scores | classification_scores(*answers, trained.classes)
+    skipped = sorted({name for text in gather(json.dumps(examples.skipped.names())) for name in json.loads(text)})
     title = f"{config.preset} in {init}: {int(evaluated.confusion.sum()):,} images"
     results.show_scores(VitFamily.wording, title, scores)
     show_classes(*answers, trained.classes)
+    if skipped:
+        say(describe_skipped(len(skipped), skipped))
+    scores["skipped_images"] = len(skipped)
     if jax.process_index() == 0:
         keep_scores(init, data, output, scores, answers, trained.classes)
     return scores

@@ -171,6 +171,9 @@ def test_predict_and_evaluate(run, tmp_path, monkeypatch, capsys):
     assert "no [MASK]" in message(predict.main, [f"--init={run}", "w1 w2"], monkeypatch, capsys)
     assert "longer than" in message(predict.main, [f"--init={run}", "[MASK] " * 60], monkeypatch, capsys)
     assert "not a work folder" in message(evaluate.main, [f"--init={tmp_path}"], monkeypatch, capsys)
+    told = message(evaluate.main, [f"--init={run}", "--bad_images=skip"], monkeypatch, capsys)
+    assert "--bad_images=skip" in told
+    assert "not of a ViT" in told
     shutil.rmtree(run / "checkpoints")
     assert "no checkpoint" in message(evaluate.main, [f"--init={run}"], monkeypatch, capsys)
     (run / "config.json").write_text(json.dumps({"colour": "blue"}))

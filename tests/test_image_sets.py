@@ -176,6 +176,17 @@ def test_bad_images_end_the_run_or_count_for_nothing(tmp_path, other_process):
     assert "No such file" in "".join(notes.messages())
 
 
+@pytest.mark.parametrize(("bad", "purpose"), [("train", "to train on"), ("validation", "to score on")])
+def test_of_bad_images_alone_nothing_is_left(tmp_path, bad, purpose):
+    for part in ("train", "validation"):
+        write_folder(tmp_path / part, {"a": 2, "b": 2})
+    for file in (tmp_path / bad).glob("*/*.jpg"):
+        file.write_bytes(b"no image")
+    images = ImagesConfig(data=f"images:{tmp_path}", bad_images="skip")
+    with pytest.raises(UserError, match=rf"none of the 4 images {purpose} can be read.*a/00\.jpg is no image"):
+        open_image_set(images, **SHAPE, seed=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "shape", "message"),
     [

@@ -11,9 +11,10 @@ from PIL import Image
 
 from core_jax.checkpoints import saved_steps
 from core_jax.sharding import parse_mesh
-from experiments import evaluate, predict, pretrain
+from experiments import evaluate, judge_features, predict, pretrain, tabulate
 from experiments.families import PRESETS, is_of_images
 from tests.process_group import run_group
+from tests.smooth_images import write_folder
 from tests.test_bad_input import message
 from tests.tiny_run import finish, start
 from tests.tiny_vit import FLAGS, flags
@@ -68,6 +69,22 @@ def test_the_work_folder_is_complete(workdir):
     assert all(line["images_per_second"] > 0 for line in lines(workdir, "train"))
 
 
+def test_a_run_with_sigmoid_loss_ends_in_a_table_and_is_scored_again(tmp_path, capsys):
+    """Beside its loss stands that of the shares of the classes, each asked for by itself."""
+    assert pretrain.main(flags(tmp_path / "run", loss="sigmoid", steps=2, warmup_steps=1)) == 0
+    assert "majority_accuracy" in summary(tmp_path / "run")
+    random = np.full(10, 0.1)
+    expected = -np.sum(random * np.log(random) + (1 - random) * np.log(1 - random))
+    assert summary(tmp_path / "run")["frequency_loss"] == pytest.approx(expected, abs=0.02)
+    capsys.readouterr()
+    assert evaluate.main([f"--init={tmp_path / 'run'}", "--mesh=data:1"]) == 0
+    assert "loss (nats)" in capsys.readouterr().out
+    assert tabulate.main([str(tmp_path / "run"), "--scores=loss,frequency_loss"]) == 0
+    found = {name: value for name, value in summary(tmp_path / "run").items() if name != "frequency_loss"}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(found))  # as runs of earlier versions left it
+    assert pretrain.main(flags(tmp_path / "run", loss="sigmoid", steps=2, warmup_steps=1)) == 0
+
+
 def test_the_average_is_what_is_kept_and_scored(workdir):
     mesh = parse_mesh("data:1", devices=jax.devices()[:1])
     trained = open_trained(str(workdir), mesh, report=pytest.fail)
@@ -78,6 +95,38 @@ def test_the_average_is_what_is_kept_and_scored(workdir):
     assert sum(row["examples"] for row in scores["classes"].values()) == summary(workdir)["held_out_examples"]
     assert (workdir / "scores.png").exists()
     assert trained.config.training.ema_decay == 0.9
+
+
+def test_scoring_has_the_flag_that_it_advises(workdir, tmp_path, monkeypatch, capsys):
+    data = write_folder(tmp_path / "images", {"0": 2, "1": 3}, suffix="png")
+    (tmp_path / "images" / "0" / "00.png").write_bytes(b"no picture")
+    command = [f"--init={workdir}", f"--data={data}", "--mesh=data:1", f"--output={tmp_path / 'scores.json'}"]
+    assert "00.png is no image" in message(evaluate.main, command, monkeypatch, capsys)
+    assert evaluate.main([*command, "--bad_images=skip"]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert sum(row["examples"] for row in scores["classes"].values()) == 4
+    assert scores["skipped_images"] == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 image could not be read and was left out: " in told
+
+
+def test_skipped_images_are_counted_and_named_at_the_end(tmp_path, capsys):
+    data = write_folder(tmp_path / "images", {"a": 20, "b": 20}, suffix="png")
+    for number in range(5):
+        (tmp_path / "images" / "a" / f"{number:02}.png").write_bytes(b"no picture")
+    changes = {"data": data, "bad_images": "skip", "held_out": 0.3, "steps": 6, "warmup_steps": 1, "image_size": 8}
+    assert pretrain.main(flags(tmp_path / "run", **changes)) == 0
+    assert summary(tmp_path / "run")["skipped_images"] == 5
+    told = "".join(capsys.readouterr().out.split())
+    assert "5imagescouldnotbereadandwereleftout:" in told
+    assert "a/00.png," in told
+    assert "...(and2more)" in told
+    command = [f"--init={tmp_path / 'run'}", f"--data={data}", "--held_out=0.3", "--mesh=data:1"]
+    output = tmp_path / "judged.json"
+    assert judge_features.main([*command, "--bad_images=skip", f"--output={output}"]) == 0
+    judged = json.loads(output.read_text())
+    assert judged["learnt_from"] + judged["scored"] == 40 - judged["skipped_images"] == 35
+    assert "5imagescouldnotberead" in "".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from vit_jax.model_flops import step_flops, whole_flops
 from vit_jax.packed_images import PackedImages
 from vit_jax.presets import VitPretraining
 from vit_jax.rows_config import row_layout
+from vit_jax.skipped_images import SHOWN
 from vit_jax.starting_weights import adopt_architecture, check_init, load_init
 
 SAMPLED_ROWS = 50  # of packed ones, to tell how full they are
@@ -142,11 +143,14 @@ class VitFamily:
         return f"{len(data.classes):,} classes; {train} to train on, {len(data.held_out):,} held out"
 
     def summary(self, data: ImageSet) -> dict[str, Any]:
-        """Sizes."""
-        sizes = {"train_examples": len(data.train), "held_out_examples": len(data.held_out)}
+        """Sizes, and how many images could not be read; of those in the parts, these are not taken off."""
+        sizes: dict[str, Any] = {"train_examples": len(data.train), "held_out_examples": len(data.held_out)}
         if isinstance(data.train, PackedImages):
             sizes |= {"train_examples": len(data.train.images), "train_rows": len(data.train)}
-        return {"classes": len(data.classes), **sizes}
+        skipped = data.skipped.names()
+        if skipped:
+            sizes |= {"first_skipped_images": skipped[:SHOWN]}
+        return {"classes": len(data.classes), **sizes, "skipped_images": len(skipped)}
 
     def draw(
         self, config: VitPretraining, workdir: str, data: ImageSet, evaluated: Evaluated, params: PyTree

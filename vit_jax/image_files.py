@@ -33,7 +33,11 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 class BadImageError(UserError):
-    """A picture that cannot be read; the message names it."""
+    """A picture that cannot be read; the message names it, and `name` is that name alone, where it is known."""
+
+    def __init__(self, message: str, name: str = ""):
+        super().__init__(message)
+        self.name = name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +98,13 @@ def _named(name: str) -> Iterator[None]:
         yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise BadImageError(
-            f"{name} asks for more than {Image.MAX_IMAGE_PIXELS:,} pixels, as files do that are to fill the memory"
+            f"{name} asks for more than {Image.MAX_IMAGE_PIXELS:,} pixels, as files do that are to fill the memory",
+            name,
         ) from None
     except Image.UnidentifiedImageError:
-        raise BadImageError(f"{name} is no image of a format that Pillow reads") from None
+        raise BadImageError(f"{name} is no image of a format that Pillow reads", name) from None
     except Exception as error:  # Pillow's decoders raise errors of any kind over damaged files
-        raise BadImageError(f"{name} cannot be read as an image ({error})") from error
+        raise BadImageError(f"{name} cannot be read as an image ({error})", name) from error
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,7 +6,7 @@ Axes: H x W pixels, C channels.
 import pathlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class ImageExamples:
         except BadImageError as error:
             if self.images.bad_images == "fail":
                 raise BadImageError(f"{error}: replace or delete it, or add --bad_images=skip") from error
-            self.skipped.add(str(error))
+            self.skipped.add(error.name or str(error), str(error))
             dtype = training_dtype(self.images) if self.train else np.uint8
             pixels, label, weight = np.zeros(shape(1, 1), dtype), 0, 0
         else:
@@ -95,6 +95,7 @@ class ImageSet:
     train: Examples
     held_out: Examples
     classes: tuple[str, ...]  # names, in the order of the labels
+    skipped: SkippedImages = field(default_factory=SkippedImages)  # of both parts
 
 
 def check_images(images: ImagesConfig) -> None:
@@ -126,20 +127,44 @@ def open_image_set(
       seed: of the random transforms.
       skipped: is told of images that cannot be read, where they are skipped.
     Raises:
-      UserError: as for `check_images`, nothing to train on or to score on, or images of this shape cannot be had.
+      UserError: as for `check_images`, nothing to train on or to score on, nothing of it that can be read, or images
+        of this shape cannot be had.
     """
     view = View(height, width, channels)
     check_view(images, view)
     check_images(images)
     train, held_out = _pictures(images)
-    if images.images_per_class:
-        train = few_of_each(train, images.images_per_class, seed, skip_bad=images.bad_images == "skip")
     skipped = skipped or SkippedImages()
-    return ImageSet(
-        ImageExamples(train, images, view, seed, train=True, skipped=skipped),
-        ImageExamples(held_out, images, view, seed, train=False, skipped=skipped),
-        train.classes,
-    )
+    if images.images_per_class:
+        told = skipped if images.bad_images == "skip" else None
+        train = few_of_each(train, images.images_per_class, seed, skipped=told)
+    learnt = ImageExamples(train, images, view, seed, train=True, skipped=skipped)
+    scored = ImageExamples(held_out, images, view, seed, train=False, skipped=skipped)
+    where = f"--validation_data={images.validation_data}" if images.validation_data else f"--data={images.data}"
+    require_readable(learnt, f"--data={images.data}", "to train on")
+    require_readable(scored, where, "to score on")
+    return ImageSet(learnt, scored, train.classes, skipped)
+
+
+def require_readable(examples: ImageExamples, flag: str, purpose: str) -> None:
+    """Opens images up to the first that can be read: where bad ones are skipped, nothing might be left.
+
+    Args:
+      examples: which must not all be bad.
+      flag: what the user typed, for the message.
+      purpose: of the images, such as "to score on".
+    Raises:
+      UserError: none can be read.
+    """
+    if examples.images.bad_images == "fail":  # which names the first bad image when it comes to it
+        return
+    met = SkippedImages()  # they are not among those that the run skips yet
+    plain = replace(examples, train=False, skipped=met)
+    if not any(plain.example(0, index)["weights"]["classes"] for index in range(len(plain))):
+        raise UserError(
+            f"{flag}: none of the {len(plain):,} images {purpose} can be read; expected one at least. "
+            f"{met.messages()[0]}"
+        )
 
 
 def check_view(images: ImagesConfig, view: View) -> None:

@@ -36,7 +36,7 @@ class FolderPictures:
         try:
             content = epath.Path(name).read_bytes()
         except OSError as error:
-            raise BadImageError(f"{name} cannot be read ({error.strerror or error})") from error
+            raise BadImageError(f"{name} cannot be read ({error.strerror or error})", name) from error
         return Picture(open_image(content, name), int(self.labels[index]))
 
     def keys(self) -> list[bytes]:

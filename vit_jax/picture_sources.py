@@ -14,6 +14,7 @@ from PIL import Image
 
 from core_jax.errors import UserError
 from vit_jax.image_files import BadImageError, OpenedImage
+from vit_jax.skipped_images import SkippedImages
 
 FASHION_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")  # of the package below
 FASHION_PACKAGE = "dataset-fashion-mnist"  # of Debian and Ubuntu
@@ -121,7 +122,7 @@ def hold_out(pictures: Pictures, keys: Iterable[bytes], share: float) -> tuple[P
     return train, scored
 
 
-def few_of_each(pictures: Pictures, count: int, seed: int, *, skip_bad: bool = False) -> ChosenPictures:
+def few_of_each(pictures: Pictures, count: int, seed: int, *, skipped: SkippedImages | None = None) -> ChosenPictures:
     """As many pictures of each class as are asked for, drawn at random.
 
     Pictures are opened in random order until every class has its number: not all of a large dataset.
@@ -130,7 +131,7 @@ def few_of_each(pictures: Pictures, count: int, seed: int, *, skip_bad: bool = F
       pictures: to draw from.
       count: of each class.
       seed: of the draw.
-      skip_bad: whether a picture that cannot be opened is passed over.
+      skipped: is told of pictures that cannot be opened, which are passed over; by default the first ends the draw.
     Raises:
       UserError: a class has fewer.
       BadImageError: a picture cannot be opened, and is not to be passed over.
@@ -139,9 +140,10 @@ def few_of_each(pictures: Pictures, count: int, seed: int, *, skip_bad: bool = F
     for index in np.random.default_rng(seed).permutation(len(pictures)).tolist():
         try:
             label = pictures.picture(index).label
-        except BadImageError:
-            if not skip_bad:
+        except BadImageError as error:
+            if skipped is None:
                 raise
+            skipped.add(error.name or str(error), str(error))
             continue
         if label in missing:
             chosen.append(index)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Int64, PyTree
+from jaxtyping import Float64, Int64, PyTree
 
 from core_jax.atomic_files import write_atomically
 from core_jax.config import require
@@ -203,9 +203,17 @@ def class_evaluation(score: Scoring, examples: Examples, loss: str, batch_size: 
 
 
 def baselines(confusion: Int64[np.ndarray, "K K"], loss: str) -> dict[str, float]:
-    """The best that answers which do not look at the images can reach."""
+    """The best that answers which do not look at the images can reach.
+
+    Args:
+      confusion: whose rows are the right classes.
+      loss: "softmax", or "sigmoid", where each class is asked for by itself, summed over classes.
+    """
     shares = confusion.sum(axis=1) / confusion.sum()
-    found = {"majority_accuracy": float(shares.max())}
-    if loss == "softmax":
-        found["frequency_loss"] = float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))
-    return found
+    nats = _surprise(shares) + (_surprise(1 - shares) if loss == "sigmoid" else 0.0)
+    return {"majority_accuracy": float(shares.max()), "frequency_loss": nats}
+
+
+def _surprise(shares: Float64[np.ndarray, " K"]) -> float:
+    """Nats lost on what comes in these shares to whoever knows them; what never comes costs nothing."""
+    return float(-np.sum(shares * np.log(np.maximum(shares, 1e-12))))

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from core_jax.config import require
-from core_jax.data import Examples
-from vit_jax.image_sets import ImageExamples
+from vit_jax.image_sets import ImageExamples, require_readable
 from vit_jax.image_transforms import View
 from vit_jax.images_config import ImagesConfig
 from vit_jax.picture_folders import class_folders, folder_pictures, part_folders
@@ -40,7 +39,7 @@ def _chosen(config: VitPretraining, data: str, data_split: str, data_dir: str) -
 
 def scored_images(
     config: VitPretraining, classes: Sequence[str], data: str, data_split: str, data_dir: str
-) -> Examples:
+) -> ImageExamples:
     """The examples to score.
 
     Args:
@@ -59,7 +58,9 @@ def scored_images(
         folder, scored = part_folders(data, place)
         view = View(config.model.height, config.model.width_of_image, config.model.channels)
         pictures = folder_pictures(data, scored or folder, tuple(classes))
-        return ImageExamples(pictures, images, view, config.training.seed, train=False, skipped=SkippedImages())
+        found = ImageExamples(pictures, images, view, config.training.seed, train=False, skipped=SkippedImages())
+        require_readable(found, f"--data={data}", "to score")
+        return found
     if data:
         images = _chosen(config, data, data_split, data_dir)
     found = read_images(dataclasses.replace(config, images=images))
@@ -69,4 +70,6 @@ def scored_images(
         f"--data={images.data} has other classes than the run"
         + (f": {', '.join(unknown[:5])}" if unknown else ", or in another order"),
     )
-    return found.held_out
+    assert isinstance(found.held_out, ImageExamples)
+    # What could not be read of the images to train on is not of interest here.
+    return dataclasses.replace(found.held_out, skipped=SkippedImages())
