@@ -3,6 +3,7 @@
 Axes: B pictures, H x W pixels, C channels, K classes.
 """
 
+import collections
 import functools
 import json
 import os
@@ -45,6 +46,8 @@ def classify(init: str, paths: Sequence[str], top: int, attention: str) -> None:
     missing = [str(file) for file in files if not file.is_file()]
     require(not missing, f"no such file: {', '.join(missing)}")
     trained = open_classifier(init, parse_mesh("data:1", devices=jax.local_devices()[:1]), say)
+    names = drawing_names(files)
+    drawings = {file: os.path.join(attention, f"{name}-attention.png") for file, name in names.items()}
     for start in range(0, len(files), AT_ONCE):
         part = files[start : start + AT_ONCE]
         pixels = np.stack([seen(file, trained) for file in part])
@@ -55,7 +58,7 @@ def classify(init: str, paths: Sequence[str], top: int, attention: str) -> None:
             named = {trained.classes[number]: round(float(shares[number]), 6) for number in best}
             report(json.dumps({"picture": str(file), "label": next(iter(named)), "probabilities": named}))
         if attention:
-            draw(part, pixels, images, trained, attention)
+            draw([drawings[file] for file in part], part, pixels, images, trained)
 
 
 def seen(file: pathlib.Path, trained: Trained) -> UInt8[np.ndarray, "H W C"]:
@@ -77,17 +80,40 @@ def probabilities(trained: Trained, images: Float[np.ndarray, "B H W C"]) -> Flo
     return np.asarray(jax.nn.softmax(logits) if is_softmax else jax.nn.sigmoid(logits))
 
 
+def drawing_names(files: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+    """A name for the drawing of each picture: its stem, or where others have that too, as much as tells it apart.
+
+    Args:
+      files: the pictures, of which one may be there several times.
+    Returns:
+      {file: name}; of a/cat.png and b/cat.png these are a-cat.png and b-cat.png, of cat.png and cat.jpg themselves.
+    """
+    different = list(dict.fromkeys(files))
+    names = {file: file.stem for file in different}
+    for depth in range(1, 1 + max((len(file.absolute().parts) for file in different), default=0)):
+        for file in _sharing(names):
+            names[file] = "-".join(part.strip(os.sep) for part in file.absolute().parts[-depth:])
+    for number, file in enumerate(_sharing(names)):  # a-b/c.png and a/b-c.png
+        names[file] = f"{names[file]}-{number + 1}"
+    return names
+
+
+def _sharing(names: dict[pathlib.Path, str]) -> list[pathlib.Path]:
+    """The files whose name another has too, also where large and small letters are the same."""
+    counts = collections.Counter(name.casefold() for name in names.values())
+    return [file for file, name in names.items() if counts[name.casefold()] > 1]
+
+
 def draw(
+    paths: Sequence[str],
     files: Sequence[pathlib.Path],
     pixels: UInt8[np.ndarray, "B H W C"],
     images: Float[np.ndarray, "B H W C"],
     trained: Trained,
-    folder: str,
 ) -> None:
-    """Draws the attention rollout over what the model sees of each picture, given as colours and normalised."""
-    os.makedirs(folder, exist_ok=True)
+    """Draws into files the attention rollout over what the model sees of pictures, as colours and normalised."""
+    os.makedirs(os.path.dirname(paths[0]), exist_ok=True)
     heat = np.asarray(jax.jit(functools.partial(attention_rollout, trained.model))(trained.params, images))
-    for file, colours, flows in zip(files, pixels, heat, strict=True):
-        path = os.path.join(folder, f"{file.stem}-attention.png")
+    for path, file, colours, flows in zip(paths, files, pixels, heat, strict=True):
         overlay_picture(path, colours / 255, flows, file.name)
         say(f"attention: {path}")

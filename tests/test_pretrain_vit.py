@@ -12,6 +12,7 @@ from PIL import Image
 from core_jax.checkpoints import saved_steps
 from core_jax.sharding import parse_mesh
 from experiments import evaluate, judge_features, predict, pretrain, tabulate
+from experiments.classify_images import drawing_names
 from experiments.families import PRESETS, is_of_images
 from tests.process_group import run_group
 from tests.smooth_images import write_folder
@@ -141,17 +142,27 @@ def test_in_two_parts_it_is_the_same_run(workdir, tmp_path, capsys):
 
 
 def test_pictures_are_named_and_drawn_over(workdir, tmp_path, capsys):
-    for number in (0, 1):
+    paths = [str(tmp_path / name) for name in ("0.png", "1.png", "other/0.png")]
+    (tmp_path / "other").mkdir()
+    for number, path in enumerate(paths):
         pixels = np.random.default_rng(number).integers(0, 255, (20, 16), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    paths = [str(tmp_path / f"{number}.png") for number in (0, 1)]
+        Image.fromarray(pixels).save(path)
     assert predict.main([f"--init={workdir}", *paths, "--top=10", f"--attention={tmp_path / 'seen'}"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [one["picture"] for one in found] == paths
     for one in found:
         assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-4)
         assert one["label"] == max(one["probabilities"], key=one["probabilities"].get)
-    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"0-attention.png", "1-attention.png"}
+    drawn = {"1-attention.png", f"{tmp_path.name}-0.png-attention.png", "other-0.png-attention.png"}
+    assert {path.name for path in (tmp_path / "seen").iterdir()} == drawn
+
+
+def test_every_picture_has_a_drawing_of_its_own():
+    paths = ["/p/a/cat.png", "/p/b/cat.png", "/p/b/cat.jpg", "/p/dog.png", "/p/a/cat.png"]
+    names = drawing_names([pathlib.Path(path) for path in paths])
+    assert list(names.values()) == ["a-cat.png", "b-cat.png", "cat.jpg", "dog"]
+    clash = drawing_names([pathlib.Path(path) for path in ("/x-y/z.png", "/x/y-z.png", "/q/z.png", "/q/y-z.png")])
+    assert len(set(clash.values())) == 4
 
 
 @pytest.mark.slow
