@@ -17,9 +17,9 @@ from experiments.console import say
 from vit_jax.family import VitFamily, as_examples
 from vit_jax.foreign_classifiers import open_classifier
 from vit_jax.foreign_weights import split_place
-from vit_jax.pretraining import make_evaluation
+from vit_jax.pretraining import Trained, make_evaluation
 from vit_jax.scored_images import names_in_order, scored_images
-from vit_jax.skipped_images import describe_skipped
+from vit_jax.skipped_images import SkippedImages, describe_skipped
 
 
 def score(
@@ -52,34 +52,40 @@ def score(
     config = trained.config
     if bad_images != "as_trained":
         config = dataclasses.replace(config, images=dataclasses.replace(config.images, bad_images=bad_images))
-    if split_place(init)[0]:
-        require(bool(data), f"--data=: expected images to score, such as images:DIR, for {init}")
-        classes = names_in_order(config, trained.classes, data, split, data_dir)
-        if classes != trained.classes:
-            say(f"{init} names none of these classes: they are taken in their order, {classes[0]}, {classes[1]}, ...")
-            trained = dataclasses.replace(trained, classes=classes)
-    examples = scored_images(config, trained.classes, data, split, data_dir)
-    evaluate = make_evaluation(
-        trained.model,
-        examples,
-        config.supervision.loss,
-        config.images.normalization,
-        config.training.global_batch_size,
-        mesh,
-    )
+    place = data, split, data_dir
+    classes = names_for(init, dataclasses.replace(trained, config=config), *place)
+    examples = scored_images(config, classes, *place)
+    recipe = config.supervision.loss, config.images.normalization, config.training.global_batch_size
+    evaluate = make_evaluation(trained.model, examples, *recipe, mesh)
     evaluated = evaluate(trained.params, stopping)
     if evaluated is None:
         return None
     assert evaluated.confusion is not None
     answers = as_examples(evaluated.confusion)
-    scores = evaluated.scores | classification_scores(*answers, trained.classes)
-    skipped = sorted({name for text in gather(json.dumps(examples.skipped.names())) for name in json.loads(text)})
+    scores = evaluated.scores | classification_scores(*answers, classes)
     title = f"{config.preset} in {init}: {int(evaluated.confusion.sum()):,} images"
     results.show_scores(VitFamily.wording, title, scores)
-    show_classes(*answers, trained.classes)
-    if skipped:
-        say(describe_skipped(len(skipped), skipped))
-    scores["skipped_images"] = len(skipped)
+    show_classes(*answers, classes)
+    scores["skipped_images"] = tell_skipped(examples.skipped)
     if jax.process_index() == 0:
-        keep_scores(init, data, output, scores, answers, trained.classes)
+        keep_scores(init, data, output, scores, answers, classes)
     return scores
+
+
+def names_for(init: str, trained: Trained, data: str, split: str, data_dir: str) -> tuple[str, ...]:
+    """The classes of what is scored: of another program's model perhaps those of the images, in their order."""
+    if not split_place(init)[0]:
+        return trained.classes
+    require(bool(data), f"--data=: expected images to score, such as images:DIR, for {init}")
+    classes = names_in_order(trained.config, trained.classes, data, split, data_dir)
+    if classes != trained.classes:
+        say(f"{init} names none of these classes: they are taken in their order, {classes[0]}, {classes[1]}, ...")
+    return classes
+
+
+def tell_skipped(skipped: SkippedImages) -> int:
+    """Prints which images could not be read, on whichever process; gives their number. All processes must call it."""
+    names = sorted({name for text in gather(json.dumps(skipped.names())) for name in json.loads(text)})
+    if names:
+        say(describe_skipped(len(names), names))
+    return len(names)
