@@ -88,7 +88,9 @@ def read_hf(folder: str | os.PathLike) -> Imported:
     params = to_params(read_tensors(folder), config, str(folder))
     fields = read_fields(folder / "config.json", KIND)
     labels = read_labels(fields, len(params["classifier"]["dense"]["bias"])) if "classifier" in params else None
-    return Imported(config, _tokenizer(folder, config), params, labels, _label_architecture(fields))
+    named = _label_architecture(fields)
+    architecture = named if named and _heads_of(params).issuperset(ARCHITECTURES[named]) else None
+    return Imported(config, _tokenizer(folder, config), params, labels, architecture)
 
 
 def names_label_model(folder: str | os.PathLike) -> bool:
@@ -170,11 +172,15 @@ def nested_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def architecture_of(params: Mapping[str, Any]) -> str:
     """The class of `transformers` that holds the most of some parameters."""
-    there = {head for head in HEADS if head in params or (head == "bert/pooler" and "pooler" in params["bert"])}
+    there = _heads_of(params)
     fitting = [name for name, heads in ARCHITECTURES.items() if there.issuperset(heads)]
     if not fitting:
         raise UserError("the model has no pooler and no head that `transformers` knows: nothing to write or compare")
     return max(fitting, key=lambda name: len(ARCHITECTURES[name]))
+
+
+def _heads_of(params: Mapping[str, Any]) -> set[str]:
+    return {head for head in HEADS if head in params or (head == "bert/pooler" and "pooler" in params["bert"])}
 
 
 def _head_of(path: str) -> str | None:

@@ -75,6 +75,15 @@ def test_a_pooler_to_spare_is_left_out(tmp_path):
     )
 
 
+def test_a_head_that_is_named_but_not_there_is_none(tmp_path):
+    write_hf(tmp_path / "plain", SIZED, TOKENIZER, params_with_heads(SIZED, 3), "BertModel")
+    file = tmp_path / "plain/config.json"
+    file.write_text(file.read_text().replace("BertModel", "BertForSequenceClassification"))
+    assert read_hf(tmp_path / "plain").architecture is None
+    with pytest.raises(UserError, match="has no head that labels texts"):
+        predict.main([f"--init=hf:{tmp_path}/plain", "a b"])
+
+
 def test_one_that_labels_nothing(tmp_path):
     write_hf(tmp_path / "plain", SIZED, TOKENIZER, params_with_heads(SIZED, 3), "BertModel")
     assert not is_label_model(f"hf:{tmp_path}/plain")
