@@ -80,10 +80,14 @@ def plan(flags: Generation) -> int:
     planner, settings = planning.planner_for(flags.plan, flags.mesh), flags.settings
     gpt = open_sizes(flags.init, planner.mesh, flags.dtype)
     positions = gpt.model.config.maximum_positions
-    lengths = [max(positions - settings.max_new_tokens, 1)] * flags.batch_size
+    new = settings.max_new_tokens
+    require(
+        new < positions, f"--max_new_tokens={new}: the model reads {positions:,} at most, with the prompt; use fewer"
+    )
+    lengths = [positions - new] * flags.batch_size
     if flags.prompts or flags.file:
         lengths = [len(prompt) for prompt in gpt.encode(read_prompts(flags))]
-    check_lengths(lengths, settings.max_new_tokens, positions)
+    check_lengths(lengths, new, positions)
     shape = Shape.of(lengths, settings, positions, flags.batch_size, planner.mesh)
     pieces = {"pieces": gpt.tokenizer.vocab_size, "end_ids": gpt.ends}
     with jax.set_mesh(planner.mesh):  # the type of computation is that of its devices

@@ -103,6 +103,12 @@ def test_pairs_are_read_and_held_out(tmp_path):
         check_pairs(PairsConfig())
 
 
+def test_a_single_pair_is_too_few(tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"en": "a", "de": "b"}\n')
+    with pytest.raises(UserError, match="holds 1 pairs; 1 is held out"):
+        read_pairs(PairsConfig(data=f"jsonl:{tmp_path}/one.jsonl", source_column="en", target_column="de"), 0)
+
+
 def test_baseline_and_scores():
     train = Pairs(["a red house", "the blue sea", "a cat"], ["ein rotes Haus", "das blaue Meer", "eine Katze"])
     assert nearest_targets(train, ["The sea is blue", "red"]) == ["das blaue Meer", "ein rotes Haus"]
