@@ -89,9 +89,7 @@ def read_pairs(config: PairsConfig, seed: int) -> dict[str, Pairs]:
     sets = {name: _read(config, *place) for name, place in _places(config).items()}
     if "validation" not in sets:
         pairs, held = sets["train"], max(1, round(config.held_out * len(sets["train"])))
-        require(
-            len(pairs) > held, f"--data={config.data} holds {len(pairs)} pairs, of which {held} is held out: give more"
-        )
+        require(len(pairs) > held, f"--data={config.data} holds {len(pairs)} pairs; {held} is held out: give more")
         order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
         parts = {"train": sorted(order[held:]), "validation": sorted(order[:held])}
         sets |= {

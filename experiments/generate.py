@@ -81,9 +81,7 @@ def plan(flags: Generation) -> int:
     gpt = open_sizes(flags.init, planner.mesh, flags.dtype)
     positions = gpt.model.config.maximum_positions
     new = settings.max_new_tokens
-    require(
-        new < positions, f"--max_new_tokens={new}: the model reads {positions:,} at most, with the prompt; use fewer"
-    )
+    require(new < positions, f"--max_new_tokens={new}: prompt and text have {positions:,} together; use fewer")
     lengths = [positions - new] * flags.batch_size
     if flags.prompts or flags.file:
         lengths = [len(prompt) for prompt in gpt.encode(read_prompts(flags))]
