@@ -200,13 +200,21 @@ class LabelModel:
     tokenizer: Tokenizer
     classes: list[str]
     params: PyTree
+    may_be_empty: bool | None = None  # of spans, whether it learnt to give no answer; None: nobody has written it down
 
 
-def save_label_model(workdir: str, model: ModelForLabels, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
+def save_label_model(
+    workdir: str,
+    model: ModelForLabels,
+    tokenizer: Tokenizer,
+    classes: Sequence[str],
+    may_be_empty: bool | None = None,
+) -> None:
     """Writes all of a model but its parameters: model.json, labels.json and tokenizer/."""
     folder = epath.Path(workdir)
+    labels = {"classes": classes} | ({} if may_be_empty is None else {"may_be_empty": may_be_empty})
     write_atomically(folder / "model.json", to_json(model.config) + "\n")
-    write_atomically(folder / "labels.json", json.dumps({"classes": classes}, indent=2) + "\n")
+    write_atomically(folder / "labels.json", json.dumps(labels, indent=2) + "\n")
     tokenizer.save(folder / "tokenizer")
 
 
@@ -241,7 +249,8 @@ def open_label_model(workdir: str, mesh: Mesh, report: Callable[[str], None]) ->
     parts = folder / "model.json", folder / "labels.json"
     require(all(part.exists() for part in parts), f"{workdir} holds no fine-tuned model yet; let its run finish")
     tokenizer = load_tokenizer(folder / "tokenizer")
-    classes = json.loads(parts[1].read_text())["classes"]
+    labels = json.loads(parts[1].read_text())
+    classes = labels["classes"]
     fields = parts[0].read_text()
     kind = GptConfig if json.loads(fields).get("causal") else BertConfig
     model = label_model(from_json(kind, fields), config.labels, classes)
@@ -249,7 +258,7 @@ def open_label_model(workdir: str, mesh: Mesh, report: Callable[[str], None]) ->
     best = os.path.join(workdir, "best")
     source = best if os.path.isdir(best) else os.path.join(workdir, "checkpoints")
     params = restore_params(source, shapes, identity=identity(tokenizer), report=report)
-    return LabelModel(config.labels, model, tokenizer, classes, params)
+    return LabelModel(config.labels, model, tokenizer, classes, params, labels.get("may_be_empty"))
 
 
 def grafted(fresh: PyTree, source: PyTree, mesh: Mesh) -> tuple[PyTree, list[str]]:

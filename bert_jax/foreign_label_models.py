@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jax.sharding import Mesh
 
-from bert_jax.finetuning import LabelModel, label_model, label_shapes, open_label_model
+from bert_jax.finetuning import WITH_CLASSES, LabelModel, label_model, label_shapes, open_label_model
 from bert_jax.finetuning_config import LabelsConfig
 from bert_jax.model import Head
 from bert_jax.prepared_text import is_foreign
@@ -52,8 +52,7 @@ def label_model_of(imported: Imported, mesh: Mesh) -> LabelModel | None:
     if head is None:
         return None
     outputs = len(imported.params["classifier"]["dense"]["bias"]) if "classifier" in imported.params else 0
-    has_classes = head in ("classification", "token")
-    classes = (imported.labels or [f"LABEL_{index}" for index in range(outputs)]) if has_classes else []
+    classes = (imported.labels or [f"LABEL_{index}" for index in range(outputs)]) if head in WITH_CLASSES else []
     defaults = LabelsConfig()
     length = min(defaults.sequence_length, imported.config.maximum_positions)
     labels = dataclasses.replace(defaults, task=head, sequence_length=length, **COLUMNS.get(head, {}))

@@ -138,11 +138,12 @@ def from_peer_config(file: pathlib.Path) -> GptConfig:
     """
     fields = read_fields(file, KIND)
     choices = {ACTIVATION: ("gelu_new", GELUS)}
-    check_fields(fields, file, "this GPT", wanted=SIZES.values(), plain=PLAIN, choices=choices)
+    chosen = check_fields(fields, file, "this GPT", wanted=SIZES.values(), plain=PLAIN, choices=choices)
     values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
-    gelu = GELUS[fields.get(ACTIVATION, "gelu_new")]
     with numbers_expected(file, SIZES.values()):
-        return GptConfig(**values, mlp_width=fields.get("n_inner") or 4 * values["width"], gelu=gelu)
+        return GptConfig(
+            **values, mlp_width=fields.get("n_inner") or 4 * values["width"], gelu=GELUS[chosen[ACTIVATION]]
+        )
 
 
 def to_peer_config(config: GptConfig) -> dict[str, Any]:

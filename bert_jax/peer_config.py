@@ -47,10 +47,10 @@ def from_peer_config(file: pathlib.Path, *, original: bool = False) -> BertConfi
     """
     fields = read_fields(file, KIND)
     choices = {"hidden_act": ("gelu", GELUS)}
-    check_fields(fields, file, "this BERT", wanted=SIZES.values(), plain=PLAIN, choices=choices)
+    chosen = check_fields(fields, file, "this BERT", wanted=SIZES.values(), plain=PLAIN, choices=choices)
     values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
     with numbers_expected(file, SIZES.values()):
-        return BertConfig(**values, gelu="tanh" if original else GELUS[fields.get("hidden_act", "gelu")])
+        return BertConfig(**values, gelu="tanh" if original else GELUS[chosen["hidden_act"]])
 
 
 def to_peer_config(config: BertConfig, architecture: str, labels: list[str] | None, pad_id: int) -> dict[str, Any]:

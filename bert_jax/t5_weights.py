@@ -181,7 +181,7 @@ def from_peer_config(file: pathlib.Path) -> TranslationConfig:
     """
     fields = read_fields(file, KIND)
     choices = {"feed_forward_proj": ("relu", MLPS)}
-    check_fields(fields, file, "this translator", wanted=SIZES.values(), plain=PLAIN, choices=choices)
+    chosen = check_fields(fields, file, "this translator", wanted=SIZES.values(), plain=PLAIN, choices=choices)
     values: dict[str, Any] = {ours: fields[theirs] for ours, theirs in SIZES.items()}
     for ours, (theirs, usual) in OPTIONAL.items():
         given = fields.get(theirs)
@@ -190,7 +190,7 @@ def from_peer_config(file: pathlib.Path) -> TranslationConfig:
     # In both versions of the file a T5 1.1 says somewhere that it does not scale, and it has an output of its own.
     tied = fields.get("tie_word_embeddings") is not False and fields.get("scale_decoder_outputs") is not False
     values |= {"tied_output": tied, "scale_output": tied, **dict.fromkeys(DROPOUTS, values["dropout"])}
-    kind, gelu = MLPS[fields.get("feed_forward_proj", "relu")]
+    kind, gelu = MLPS[chosen["feed_forward_proj"]]
     with numbers_expected(file, SIZES.values()):
         return TranslationConfig(**COMMON, **values, mlp_kind=kind, gelu=gelu, initializer="t5")
 

@@ -190,12 +190,12 @@ def from_peer_config(file: pathlib.Path) -> TranslationConfig:
         if fields.get(name, fields.get(other)) != fields.get(other)
     ]
     choices = {"activation_function": ("gelu", ACTIVATIONS)}
-    check_fields(
+    chosen = check_fields(
         fields, file, "this translator", wanted=SIZES.values(), plain=PLAIN, choices=choices, problems=problems
     )
     values = {ours: fields[theirs] for ours, theirs in (SIZES | OPTIONAL).items() if theirs in fields}
     with numbers_expected(file, SIZES.values()):
-        return TranslationConfig(**values, gelu=ACTIVATIONS[fields.get("activation_function", "gelu")])
+        return TranslationConfig(**values, gelu=ACTIVATIONS[chosen["activation_function"]])
 
 
 def to_peer_config(config: TranslationConfig) -> dict[str, Any]:

@@ -130,8 +130,7 @@ class BatchTranslator:
         model, config = self._model, self._model.config
         others: Any = model.apply({"params": params}, sources, segments, method=Translator.encode)
         starts = jnp.full((len(sources), 1), config.start_id, jnp.int32)
-        logits, cache = prefill(model, params, starts, jnp.ones(starts.shape, bool), capacity, others)
-        return logits, cache
+        return prefill(model, params, starts, jnp.ones(starts.shape, bool), capacity, others)
 
     def _step(
         self, params: PyTree, tokens: Int[Array, " R"], cache: KeyValueCache

@@ -76,9 +76,8 @@ class TextEmbeddings(nn.Module):
         """Embeds; without `positions` the tokens stand at 0, 1, ..., T - 1."""
         if positions is None:
             positions = jnp.arange(tokens.shape[1], dtype=tokens.dtype)[None]
-        types = jnp.minimum(
-            types, self.type_vocab_size - 1
-        )  # a model of one type reads both texts of a pair as the same
+        # A model of one type reads both texts of a pair as the same.
+        types = jnp.minimum(types, self.type_vocab_size - 1)
         summed = self.token(tokens) + self.position(positions) + self.type(types)
         hidden = self.norm(summed)
         if train and self.config.dropout:

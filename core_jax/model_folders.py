@@ -98,7 +98,7 @@ def check_fields(
     plain: Mapping[str, Any],
     choices: Mapping[str, tuple[str, Collection[str]]],
     problems: Sequence[str] = (),
-) -> None:
+) -> dict[str, str]:
     """Lists all that keeps a model from being one of ours.
 
     Args:
@@ -109,14 +109,18 @@ def check_fields(
       plain: values of others that leave out what ours does not do.
       choices: of a field, its value where the file does not say, and the values that ours knows.
       problems: that were found before.
+    Returns:
+      What the file says, or stands for where it does not say, of each field of `choices`.
     Raises:
-      UserError: there are any.
+      UserError: there are any problems.
     """
     found = [*problems, *unlike(fields, plain), *(f"{name} is missing" for name in wanted if name not in fields)]
-    for name, (usual, known) in choices.items():
-        if (value := fields.get(name, usual)) not in tuple(known):  # a list has no hash
-            found.append(f"{name} is {value!r}, expected one of {', '.join(known)}")
+    chosen = {name: fields.get(name, usual) for name, (usual, _) in choices.items()}
+    for name, (_, known) in choices.items():
+        if chosen[name] not in tuple(known):  # a list has no hash
+            found.append(f"{name} is {chosen[name]!r}, expected one of {', '.join(known)}")
     require(not found, f"{file} describes a model that {ours} cannot be:\n  " + "\n  ".join(found))
+    return chosen
 
 
 @contextlib.contextmanager

@@ -120,10 +120,11 @@ def failures(
       found: name and scores of each run.
       materials: of each run.
     """
-    why = {}
+    why, columns, blind = {}, finetuning.columns_of(labels), {}
     for (name, scores), material in zip(found, materials, strict=True):
-        blind = blind_score(material.validation, finetuning.columns_of(labels), material.classes)
-        why[name] = tuning_results.why_failed(scores, blind)
+        key = id(material)  # which seeds share
+        blind[key] = blind.get(key) or blind_score(material.validation, columns, material.classes)
+        why[name] = tuning_results.why_failed(scores, blind[key])
     return {name: reason for name, reason in why.items() if reason}
 
 

@@ -13,7 +13,6 @@ from bert_jax.finetuning import LabelModel, encode, wanted_columns
 from bert_jax.foreign_label_models import open_any_label_model
 from bert_jax.label_values import Record
 from bert_jax.labelling import make_answers
-from bert_jax.missing_answers import read_may_be_empty
 from core_jax.config import require
 from core_jax.sharding import parse_mesh
 from experiments.console import report
@@ -38,7 +37,6 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
     mesh = parse_mesh(mesh_text)
     tuned = open_any_label_model(init, mesh, lambda message: print(message, file=sys.stderr))
     answer = make_answers(tuned.model)
-    may_be_empty = read_may_be_empty(init) is not False  # an older folder does not say
     given = given_records(texts, place, wanted_columns(tuned.labels, labelled=False))
     while records := list(itertools.islice(given, TEXTS_AT_ONCE)):
         examples = encode(tuned.labels, records, tuned.tokenizer, tuned.classes, labelled=False)
@@ -52,14 +50,15 @@ def label(init: str, texts: Sequence[str], place: str, mesh_text: str) -> int:
             context_column=tuned.labels.text_column,
         )
         assert answers is not None
-        _print(examples.records, answers, tuned, may_be_empty)
+        _print(examples.records, answers, tuned)
     return 0
 
 
-def _print(records: Sequence[Record], answers: Answers, tuned: LabelModel, may_be_empty: bool) -> None:
+def _print(records: Sequence[Record], answers: Answers, tuned: LabelModel) -> None:
     if jax.process_index() != 0:
         return
     head, shown = tuned.model.head, wanted_columns(tuned.labels, labelled=False)
+    may_be_empty = tuned.may_be_empty is not False  # an older folder does not say
     found = predictions(answers, head, tuned.classes, may_be_empty=may_be_empty)
     for record, value, raw in zip(records, found, answers.values, strict=True):
         line = {name: record[name] for name in shown} | {"tags" if head == "token" else "label": value}

@@ -9,7 +9,6 @@ from bert_jax import finetuning
 from bert_jax.answers import baseline, collect_answers, score_answers
 from bert_jax.foreign_label_models import open_any_label_model
 from bert_jax.labelling import make_answers
-from bert_jax.missing_answers import read_may_be_empty
 from bert_jax.prepared_text import is_foreign
 from core_jax.config import require
 from core_jax.workdir import write_atomically
@@ -59,7 +58,7 @@ def score(
     )
     if answers is None:
         return None
-    scores = score_answers(answers, examples, columns, tuned.classes, may_be_empty=read_may_be_empty(init))
+    scores = score_answers(answers, examples, columns, tuned.classes, may_be_empty=tuned.may_be_empty)
     name = data or "validation"
     title = f"{labels.task} in {init}: {len(records):,} examples"
     tuning_results.show_scores(title, labels.task, {name: scores}, baseline(examples))

@@ -16,7 +16,7 @@ from bert_jax.finetuning_config import BertFinetuning
 from bert_jax.labelled_rows import labelled_batches
 from bert_jax.labelled_texts import LabelledExamples
 from bert_jax.labelling import ModelForLabels, initial_label_params, make_answers
-from bert_jax.missing_answers import save_may_be_empty, some_are_missing
+from bert_jax.missing_answers import some_are_missing
 from bert_jax.pretraining import identity
 from bert_jax.tuning_steps import all_steps, epoch_steps, with_warmup
 from core_jax.checkpoints import Checkpoints
@@ -169,8 +169,8 @@ def starting_state(run: Run) -> tuple[Checkpoints, State]:
         state = dataclasses.replace(state, params=params)
         say(f"{run.workdir}: {_describe(run, params)}; fresh: {', '.join(fresh)}")
     if jax.process_index() == 0:
-        finetuning.save_label_model(run.workdir, run.model, material.start.tokenizer, material.classes)
-        save_may_be_empty(run.workdir, run.may_be_empty)
+        parts = run.model, material.start.tokenizer, material.classes
+        finetuning.save_label_model(run.workdir, *parts, run.may_be_empty)
     return checkpoints, state
 
 

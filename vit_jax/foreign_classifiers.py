@@ -1,7 +1,6 @@
 """ViTs of other programs that tell classes apart, used as those that were trained here."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,10 @@ from core_jax.config import require
 from core_jax.model_folders import read_fields
 from core_jax.sharding import by_path, place_like
 from vit_jax.foreign_weights import split_place
-from vit_jax.images_config import ImagesConfig, Interpolation
+from vit_jax.image_transforms import RESAMPLING
+from vit_jax.images_config import ImagesConfig
 from vit_jax.model import VitForClassification
+from vit_jax.peer_config import size_text
 from vit_jax.position_tables import resize_model
 from vit_jax.presets import FINETUNING
 from vit_jax.pretraining import Trained, open_trained
@@ -21,7 +22,7 @@ from vit_jax.starting_weights import Start, open_start
 from vit_jax.tasks import initial_params
 from vit_jax.weights import KIND, PREPROCESSOR
 
-RESAMPLING: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}  # Pillow's
+INTERPOLATIONS: dict[Any, Any] = {method.value: name for name, method in RESAMPLING.items()}  # by Pillow's numbers
 
 
 def open_classifier(place: str, mesh: Mesh, report: Callable[[str], None]) -> Trained:
@@ -60,13 +61,13 @@ def protocol_of(place: str, start: Start) -> tuple[ImagesConfig, str]:
     kind, path = split_place(place)
     if kind != "hf" or not (path / PREPROCESSOR).exists():
         return images, size
-    fields = read_fields(pathlib.Path(path) / PREPROCESSOR, KIND)
-    interpolation = RESAMPLING.get(fields.get("resample"), images.interpolation)
+    fields = read_fields(path / PREPROCESSOR, KIND)
+    interpolation = INTERPOLATIONS.get(fields.get("resample"), images.interpolation)
     resized, cut = _sides(fields.get("size")), _sides(fields.get("crop_size"))
     if fields.get("do_center_crop") and cut:
         shorter = resized.get("shortest_edge") or min(resized.values(), default=0)
-        return dataclasses.replace(images, interpolation=interpolation, eval_resize=shorter), _size_text(cut)
-    return dataclasses.replace(images, interpolation=interpolation), _size_text(resized) or size
+        return dataclasses.replace(images, interpolation=interpolation, eval_resize=shorter), _size_of(cut)
+    return dataclasses.replace(images, interpolation=interpolation), _size_of(resized) or size
 
 
 def _sides(size: Any) -> dict[str, int]:
@@ -76,8 +77,5 @@ def _sides(size: Any) -> dict[str, int]:
     return {name: int(side) for name, side in size.items()} if isinstance(size, dict) else {}
 
 
-def _size_text(sides: dict[str, int]) -> str:
-    if not {"height", "width"} <= sides.keys():
-        return ""
-    height, width = sides["height"], sides["width"]
-    return str(height) if height == width else f"{height}x{width}"
+def _size_of(sides: dict[str, int]) -> str:
+    return size_text((sides["height"], sides["width"])) if {"height", "width"} <= sides.keys() else ""

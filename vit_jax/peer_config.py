@@ -83,7 +83,8 @@ def from_peer_config(fields: Mapping[str, Any], file: pathlib.Path) -> VitConfig
     width = fields.get("hidden_size", 0)
     plain = PLAIN | {"pooler_output_size": width if fields.get("pooler_output_size") else None}
     wanted = (*SIZES.values(), "intermediate_size" if family == "vit" else "mlp_ratio")
-    check_fields(fields, file, "this ViT", wanted=wanted, plain=plain, choices={"hidden_act": ("gelu", GELUS)})
+    choices = {"hidden_act": ("gelu", GELUS)}
+    chosen = check_fields(fields, file, "this ViT", wanted=wanted, plain=plain, choices=choices)
     fields = DEFAULTS[family] | dict(fields)
     names = SIZES | OPTIONAL | ({} if family == "vit" else DINOV2)
     values = {ours: fields[theirs] for ours, theirs in names.items() if theirs in fields}
@@ -91,15 +92,16 @@ def from_peer_config(fields: Mapping[str, Any], file: pathlib.Path) -> VitConfig
         return VitConfig(
             **values,
             mlp_width=fields["intermediate_size"] if family == "vit" else int(width * fields["mlp_ratio"]),
-            image_size=_size_text(fields["image_size"]),
+            image_size=size_text(fields["image_size"]),
             patch_size=_side(fields["patch_size"], file),
             registers=fields["num_register_tokens"] if family == "dinov2_with_registers" else 0,
-            gelu=GELUS[fields.get("hidden_act", "gelu")],
+            gelu=GELUS[chosen["hidden_act"]],
             initializer="normal",
         )
 
 
-def _size_text(size: Any) -> str:
+def size_text(size: Any) -> str:
+    """An image size as flags have it: pixels of a side, or HEIGHTxWIDTH."""
     if isinstance(size, (list, tuple)):
         return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
     return str(size)
